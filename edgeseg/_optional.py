@@ -1,4 +1,4 @@
-"""Import of optional libraries, with the line that installs a missing one."""
+"""Import of heavy or optional libraries, with the line that installs a missing one."""
 
 from __future__ import annotations
 
@@ -10,8 +10,12 @@ from edgeseg.errors import MissingDependencyError
 __all__ = ["require"]
 
 
-def require(module: str, extra: str) -> ModuleType:
-    """Import and return ``module``, which the extra ``extra`` of edgeseg provides.
+def require(module: str, extra: str | None = None) -> ModuleType:
+    """Import and return ``module``.
+
+    Args:
+        module: dotted name.
+        extra: the extra of edgeseg that provides it; None if edgeseg itself depends on it.
 
     Raises:
         MissingDependencyError: it is not installed, or fails to import; the message holds the
@@ -20,6 +24,7 @@ def require(module: str, extra: str) -> ModuleType:
     try:
         return importlib.import_module(module)
     except ImportError as error:
+        target = f"edgeseg[{extra}]" if extra else "edgeseg"
         raise MissingDependencyError(
-            f"{module!r} could not be imported ({error}): run  pip install 'edgeseg[{extra}]'"
+            f"{module!r} could not be imported ({error}): run  pip install '{target}'"
         ) from error

@@ -21,7 +21,9 @@ __all__ = [
     "BACKENDS",
     "PRECISIONS",
     "SCHEMA_VERSION",
+    "BackendName",
     "CalibrationRecord",
+    "DType",
     "Decision",
     "LatencyRecord",
     "Manifest",
@@ -43,7 +45,10 @@ SCHEMA_VERSION = 1
 
 Precision = Literal["fp32", "fp16", "fp16-safe", "int8"]
 PRECISIONS: tuple[str, ...] = get_args(Precision)
-BACKENDS = ("openvino", "onnxruntime", "tensorrt")
+
+DType = Literal["float32", "float16", "uint8", "int8", "int32", "int64", "bool"]
+BackendName = Literal["openvino", "onnxruntime", "tensorrt"]
+BACKENDS: tuple[str, ...] = get_args(BackendName)
 
 T = TypeVar("T")
 
@@ -113,7 +118,7 @@ class TensorSpec:
     """A named input or output of an engine: any rank, fixed shape."""
 
     name: str
-    dtype: Literal["float32", "float16", "uint8", "int8", "int32", "int64", "bool"]
+    dtype: DType
     shape: tuple[int, ...]
     layout: str
     """One letter a dimension: ``NCHW`` for images, ``NCDHW`` for volumes."""
@@ -279,7 +284,9 @@ def _read(kind: Any, value: Any, where: str) -> Any:
         if value not in get_args(kind) or isinstance(value, bool) != isinstance(
             get_args(kind)[0], bool
         ):
-            raise BundleError(f"{where}: {value!r} is none of {', '.join(map(str, get_args(kind)))}")
+            raise BundleError(
+                f"{where}: {value!r} is none of {', '.join(map(str, get_args(kind)))}"
+            )
         return value
     if origin is tuple:
         return _read_tuple(kind, value, where)
@@ -323,4 +330,6 @@ def _read_dataclass(kind: Any, value: Any, where: str) -> Any:
         required = f.default is dataclasses.MISSING and f.default_factory is dataclasses.MISSING
         if required and name not in value:
             raise BundleError(f"{where}: field {name!r} is missing")
-    return kind(**{name: _read(hints[name], item, f"{where}.{name}") for name, item in value.items()})
+    return kind(
+        **{name: _read(hints[name], item, f"{where}.{name}") for name, item in value.items()}
+    )

@@ -1,1 +1,118 @@
-"""Inference libraries behind one seam."""
+"""Inference libraries behind one seam: choose one, open an ONNX file with it.
+
+Adding a backend: a module with a subclass of ``Engine``, ``version`` and ``available_devices``, and
+its line in ``_BACKENDS``.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+from edgeseg.backends.base import Engine, EngineInfo, EngineOptions, Hint
+from edgeseg.errors import BackendUnavailableError, UsageError
+from edgeseg.spec import BackendName
+
+__all__ = [
+    "BackendChoice",
+    "Engine",
+    "EngineInfo",
+    "EngineOptions",
+    "Hint",
+    "available_backends",
+    "choose_backend",
+    "open_engine",
+]
+
+_log = logging.getLogger(__name__)
+
+_BACKENDS: dict[str, tuple[str, str]] = {
+    "openvino": ("edgeseg.backends._openvino", "OpenVinoEngine"),
+    "onnxruntime": ("edgeseg.backends._onnxruntime", "OnnxRuntimeEngine"),
+}
+
+
+@dataclass(frozen=True)
+class BackendChoice:
+    """The library that will serve, and the reason in one sentence."""
+
+    name: BackendName
+    why: str
+
+
+def available_backends() -> tuple[BackendName, ...]:
+    """Backends of this version whose library is installed, the preferred one first."""
+    return tuple(
+        name for name in ("openvino", "onnxruntime") if importlib.util.find_spec(name) is not None
+    )
+
+
+def choose_backend(
+    requested: str, device: str, served: Sequence[str], variant: str = "this variant"
+) -> BackendChoice:
+    """Settle on a backend for a file that ``served`` backends can run.
+
+    Args:
+        requested: a backend's name, or ``auto``.
+        device: ``CPU``, ``GPU``, ``NPU`` or a name such as ``GPU.1``.
+        served: what the file was written for.
+        variant: its name, for messages.
+
+    Raises:
+        UsageError: an unknown name.
+        BackendUnavailableError: the named backend cannot serve; nothing else is tried for it. With
+            ``auto``: none can.
+    """
+    installed = available_backends()
+    if requested == "auto":
+        for name in installed:
+            if name in served:
+                others = [n for n in installed if n != name and n in served]
+                why = (
+                    f"auto chose {name} on {device}: "
+                    + ("the default, fastest on CPUs" if name == "openvino" else "openvino cannot")
+                    + (f" ({', '.join(others)} could serve too)" if others else "")
+                )
+                _log.info(why)
+                return BackendChoice(name, why)
+        raise BackendUnavailableError(
+            f"no installed backend runs {variant}: it serves {', '.join(served)}, and "
+            f"{', '.join(installed) or 'none'} is installed"
+        )
+    if requested == "tensorrt":
+        raise BackendUnavailableError(
+            "this version does not run TensorRT engines itself: build the plan on the device with  "
+            "trtexec --onnx=FILE --stronglyTyped  from the bundle's TensorRT variants"
+        )
+    if requested not in _BACKENDS:
+        raise UsageError(f"unknown backend {requested!r}: choose auto, {', '.join(_BACKENDS)}")
+    if requested not in installed:
+        raise BackendUnavailableError(
+            f"backend {requested!r} is not installed: run  pip install 'edgeseg[{requested}]'"
+        )
+    if requested not in served:
+        raise BackendUnavailableError(
+            f"{variant} is written for {', '.join(served)}, not for {requested}"
+        )
+    return BackendChoice("openvino" if requested == "openvino" else "onnxruntime", "as requested")
+
+
+def open_engine(path: Path, backend: BackendName, options: EngineOptions | None = None) -> Engine:
+    """Compile or load the ONNX file ``path`` with one backend.
+
+    Raises:
+        BackendUnavailableError: the library or the device is not on this machine.
+        BackendError: the library refuses the file.
+    """
+    module, kind = _BACKENDS[backend]
+    engine: Engine = getattr(_load(module), kind)(path, options or EngineOptions())
+    return engine
+
+
+def _load(module: str) -> ModuleType:
+    return importlib.import_module(module)

@@ -21,10 +21,15 @@ import numpy.typing as npt
 from edgeseg.errors import BackendError, InputError
 from edgeseg.spec import TensorSpec
 
-__all__ = ["Engine", "EngineInfo", "EngineOptions", "Hint"]
+__all__ = ["Array", "Engine", "EngineInfo", "EngineOptions", "Hint", "layout_of_rank"]
 
 Hint = Literal["latency", "throughput"]
 Array = npt.NDArray[Any]
+
+
+def layout_of_rank(rank: int) -> str:
+    """Usual dimension letters of a tensor whose file names none: images, volumes, tokens."""
+    return {5: "NCDHW", 4: "NCHW", 3: "NTC", 2: "NC", 1: "N"}.get(rank, "D" * rank)
 
 
 @dataclass(frozen=True)
@@ -119,7 +124,9 @@ class Engine(abc.ABC):
         for name, spec in expected.items():
             array = inputs[name]
             if not isinstance(array, np.ndarray):
-                raise InputError(f"input {name!r}: expected a numpy array, got {type(array).__name__}")
+                raise InputError(
+                    f"input {name!r}: expected a numpy array, got {type(array).__name__}"
+                )
             if array.dtype != np.dtype(spec.dtype) or array.shape != spec.shape:
                 raise InputError(
                     f"input {name!r}: expected {spec.dtype} {spec.shape} ({spec.layout}), "

@@ -1,0 +1,124 @@
+"""OpenVINO engines: CPU, and GPU or NPU where OpenVINO has a plugin and a driver for them."""
+
+from __future__ import annotations
+
+import queue
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgeseg._optional import require
+from edgeseg.backends.base import Array, Engine, EngineInfo, EngineOptions, layout_of_rank
+from edgeseg.errors import BackendError, BackendUnavailableError
+from edgeseg.spec import DType, TensorSpec
+
+__all__ = ["OpenVinoEngine", "available_devices", "version"]
+
+_DTYPES: dict[str, DType] = {
+    "f32": "float32",
+    "f16": "float16",
+    "u8": "uint8",
+    "i8": "int8",
+    "i32": "int32",
+    "i64": "int64",
+    "boolean": "bool",
+}
+
+
+def version() -> str:
+    """OpenVINO's version, without the build number."""
+    return str(require("openvino").__version__).split("-", 1)[0]
+
+
+def available_devices() -> tuple[str, ...]:
+    """Names such as ``CPU``, ``GPU.0`` or ``NPU`` that OpenVINO can use on this machine."""
+    return tuple(require("openvino").Core().available_devices)
+
+
+class OpenVinoEngine(Engine):
+    """A compiled OpenVINO model with a pool of inference requests."""
+
+    def __init__(self, path: Path, options: EngineOptions) -> None:
+        """Compile ``path`` (ONNX) for ``options.device``.
+
+        Raises:
+            BackendUnavailableError: OpenVINO has no such device here.
+            BackendError: the file cannot be read or compiled.
+        """
+        ov = require("openvino")
+        core = ov.Core()
+        devices = tuple(core.available_devices)
+        if not any(options.device in (name, name.split(".")[0]) for name in devices):
+            raise BackendUnavailableError(
+                f"OpenVINO has no device {options.device!r} here: it offers {', '.join(devices)}"
+            )
+        config: dict[str, Any] = {
+            "PERFORMANCE_HINT": options.hint.upper(),
+            # The graph states its precision. Left alone, OpenVINO would compute the rest in bf16
+            # or f16 where the hardware has it, and no longer what was measured at the build.
+            "INFERENCE_PRECISION_HINT": "f32",
+        }
+        if options.threads is not None and options.device == "CPU":
+            config["INFERENCE_NUM_THREADS"] = options.threads
+        try:
+            self._compiled = core.compile_model(str(path), options.device, config)
+        except RuntimeError as error:
+            raise BackendError(f"OpenVINO cannot compile {path}: {_first_line(error)}") from error
+        parallel = 1
+        if options.hint == "throughput":
+            parallel = int(self._compiled.get_property("OPTIMAL_NUMBER_OF_INFER_REQUESTS"))
+        self._requests: queue.SimpleQueue[Any] = queue.SimpleQueue()
+        for _ in range(parallel):
+            self._requests.put(self._compiled.create_infer_request())
+        threads = (
+            int(self._compiled.get_property("INFERENCE_NUM_THREADS"))
+            if options.device == "CPU"
+            else 0
+        )
+        super().__init__(
+            tuple(_spec(port) for port in self._compiled.inputs),
+            tuple(_spec(port) for port in self._compiled.outputs),
+            EngineInfo(
+                backend="openvino",
+                version=version(),
+                device=options.device,
+                device_name=str(core.get_property(options.device, "FULL_DEVICE_NAME")),
+                threads=threads,
+                precision="f32",
+            ),
+            parallel,
+        )
+
+    def _infer(self, inputs: dict[str, Array]) -> dict[str, Array]:
+        request = self._requests.get()
+        try:
+            request.infer(inputs, share_inputs=True)
+            return {
+                spec.name: np.array(request.get_output_tensor(i).data)
+                for i, spec in enumerate(self.outputs)
+            }
+        except RuntimeError as error:
+            raise BackendError(f"OpenVINO failed while running: {_first_line(error)}") from error
+        finally:
+            self._requests.put(request)
+
+    def _close(self) -> None:
+        self._requests = queue.SimpleQueue()
+        self._compiled = None
+
+
+def _spec(port: Any) -> TensorSpec:
+    if port.partial_shape.is_dynamic:
+        raise BackendError(f"tensor {port.any_name!r} has a dynamic shape; export with fixed sizes")
+    dtype = _DTYPES.get(port.element_type.get_type_name())
+    if dtype is None:
+        raise BackendError(f"tensor {port.any_name!r} has unsupported type {port.element_type}")
+    shape = tuple(int(n) for n in port.shape)
+    return TensorSpec(port.any_name, dtype, shape, layout_of_rank(len(shape)))
+
+
+def _first_line(error: Exception) -> str:
+    """OpenVINO's messages open with source positions; the last line that says something is read."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1] if lines else type(error).__name__

@@ -35,7 +35,9 @@ def check_output(path: Path, *, force: bool) -> None:
         OutputError: with what to do about it.
     """
     if path.exists() and not force:
-        raise OutputError(f"{path} exists already: choose another name, or pass --force to replace it")
+        raise OutputError(
+            f"{path} exists already: choose another name, or pass --force to replace it"
+        )
     parent = path.absolute().parent
     try:
         parent.mkdir(parents=True, exist_ok=True)
@@ -93,7 +95,9 @@ def _swap(temporary: Path, path: Path, *, force: bool) -> None:
         temporary.rename(path)
         return
     if not force:
-        raise OutputError(f"{path} exists already: choose another name, or pass --force to replace it")
+        raise OutputError(
+            f"{path} exists already: choose another name, or pass --force to replace it"
+        )
     aside = path.absolute().parent / f".{path.name}.old.{os.getpid()}.tmp"
     path.rename(aside)
     try:

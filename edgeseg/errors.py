@@ -100,7 +100,7 @@ class BundleError(EdgesegError):
 
 
 class BundleIntegrityError(BundleError):
-    """A file of the bundle is missing, was added or does not have the recorded hash."""
+    """A file of the bundle is missing or does not have the recorded hash."""
 
 
 class BackendError(EdgesegError):

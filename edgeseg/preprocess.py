@@ -1,4 +1,4 @@
-"""The one definition of preprocessing: run time, calibration, evaluation and golden frames use it."""
+"""The one definition of preprocessing, for run time, calibration, evaluation and self-tests."""
 
 from __future__ import annotations
 
@@ -24,7 +24,8 @@ def check_frame(frame: npt.NDArray[np.uint8]) -> None:
         )
     if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or 0 in frame.shape:
         raise InputError(
-            f"a frame is a non-empty uint8 array (H, W, 3) in BGR order, got {frame.dtype} {frame.shape}"
+            "a frame is a non-empty uint8 array (H, W, 3) in BGR order, "
+            f"got {frame.dtype} {frame.shape}"
         )
 
 

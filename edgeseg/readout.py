@@ -65,7 +65,7 @@ def _sample_rows_columns(
 
 
 def activate(logits: FloatArray, spec: ReadoutSpec) -> FloatArray:
-    """Probabilities of (C, H, W) logits: (H, W) for one class, (C, H, W) summing to 1 for several."""
+    """Probabilities of (C, H, W) logits: (H, W) for one class, else (C, H, W) that sum to 1."""
     _check_logits(logits, spec)
     if spec.activation == "sigmoid":
         # Through exp(-|x|), which cannot overflow.

@@ -1,10 +1,10 @@
 """The seam between edgeseg and an inference library.
 
-An engine is a compiled graph with named inputs and outputs of any rank and fixed shape. It holds no
-state between calls (smoothing over time belongs to the read-out), so calls may come in any order and,
-up to ``parallel`` at once, from several threads. A device backend adds memory of its own kind by
-accepting arrays that carry ``__cuda_array_interface__`` where the base class accepts numpy arrays:
-``memory`` names what an engine takes, and the base class checks names, shapes and dtypes of both.
+An engine is a compiled graph with named inputs and outputs of any rank and fixed shape: images,
+batches of views, volumes. It holds no state between calls (smoothing over time belongs to the
+read-out), so calls may come in any order and, up to ``parallel`` at once, from several threads. An
+engine whose tensors live on a device names that memory in ``memory`` and extends ``_check_array``
+to arrays that carry ``__cuda_array_interface__``; names, shapes and dtypes are checked alike.
 """
 
 from __future__ import annotations
@@ -117,16 +117,18 @@ class Engine(abc.ABC):
     def _close(self) -> None:
         """Free what the library holds."""
 
+    def _check_array(self, name: str, array: object) -> None:
+        """Refuse memory that this engine cannot read."""
+        if not isinstance(array, np.ndarray):
+            raise InputError(f"input {name!r}: expected a numpy array, got {type(array).__name__}")
+
     def _check(self, inputs: Mapping[str, Array]) -> None:
         expected = {spec.name: spec for spec in self.inputs}
         if set(inputs) != set(expected):
             raise InputError(f"the engine takes inputs {sorted(expected)}, got {sorted(inputs)}")
         for name, spec in expected.items():
             array = inputs[name]
-            if not isinstance(array, np.ndarray):
-                raise InputError(
-                    f"input {name!r}: expected a numpy array, got {type(array).__name__}"
-                )
+            self._check_array(name, array)
             if array.dtype != np.dtype(spec.dtype) or array.shape != spec.shape:
                 raise InputError(
                     f"input {name!r}: expected {spec.dtype} {spec.shape} ({spec.layout}), "

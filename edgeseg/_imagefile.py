@@ -2,7 +2,8 @@
 
 Decoders fill the missing part of a broken file with grey or zeros and say nothing; they also
 believe the size in a header of a few bytes. Both are checked here, on the raw bytes, before a
-decoder sees them. Formats: JPEG (ITU-T T.81), PNG (ISO/IEC 15948), BMP, TIFF 6.0 and WebP (RFC 9649).
+decoder sees them. Formats: JPEG (ITU-T T.81), PNG (ISO/IEC 15948), BMP, TIFF 6.0 and WebP
+(RFC 9649).
 """
 
 from __future__ import annotations

@@ -59,7 +59,8 @@ def check_golden(
         info = engine.info
         raise GoldenMismatchError(
             f"{variant.name} on {backend} {info.version} ({info.device_name}) does not compute "
-            f"what was built: relative error of the golden logits {error:.3g}, allowed {tolerance:.3g}. "
+            f"what was built: relative error of the golden logits {error:.3g}, "
+            f"allowed {tolerance:.3g}. "
             "Try another --backend or --precision, and report this with what  edgeseg doctor  says"
         )
     return error

@@ -63,7 +63,8 @@ class Result:
         full = np.zeros((*inside.shape[:-2], *self.mask.shape), np.float32)
         if full.ndim == 3:
             full[0] = 1.0
-        full[(..., *_window(self._roi))] = inside
+        rows, columns = _window(self._roi)
+        full[..., rows, columns] = inside
         return full
 
     @cached_property

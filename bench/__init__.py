@@ -1,0 +1,1 @@
+"""Measurements: medians and ratios, interleaved with their baselines in one process."""

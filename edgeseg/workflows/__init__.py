@@ -1,0 +1,1 @@
+"""One API function a module: what the command line's verbs do."""

@@ -1,0 +1,62 @@
+"""``edgeseg bench``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+SUMMARY = "latency by stage and throughput, beside ONNX Runtime in FP32"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--frame", default="720x1280", metavar="HxW", help="size of the frames fed")
+    parser.add_argument("--rounds", type=int, default=20, help="turns of five calls each")
+    parser.add_argument("--no-baseline", action="store_true", help="leave ONNX Runtime FP32 out")
+    parser.add_argument("--backend", default="auto", help="auto, openvino or onnxruntime")
+    parser.add_argument("--device", default="CPU", help="CPU, GPU or NPU (default: CPU)")
+    parser.add_argument("--precision", help="fp32, fp16, fp16-safe or int8 (default: as built)")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads, baseline alike")
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Measure, then show the tables."""
+    from edgeseg.cli import parse_size
+    from edgeseg.cli._console import console, progress_bars, table
+    from edgeseg.workflows.benchmark import benchmark
+
+    with progress_bars(arguments) as progress:
+        report = benchmark(
+            arguments.bundle,
+            backend=arguments.backend,
+            device=arguments.device,
+            precision=arguments.precision,
+            threads=arguments.threads,
+            frame_hw_px=parse_size(arguments.frame),
+            rounds=arguments.rounds,
+            baseline=not arguments.no_baseline,
+            progress=progress,
+        )
+    columns = ("stage, ms", "min", "mean", "p50", "p90", "p95", "p99", "max")
+    stages = dict(report.stages)
+    if report.baseline is not None:
+        stages["inference, ONNX Runtime FP32"] = report.baseline
+    rows = [
+        (name, *(f"{value:.2f}" for value in timing.summary_ms().values()))
+        for name, timing in stages.items()
+    ]
+    engine, (height, width) = report.engine, report.frame_hw_px
+    out = console(arguments)
+    out.print(
+        table(
+            f"{report.variant} on {engine.backend} {engine.version}, {engine.device_name}, "
+            f"{engine.threads} threads, frames of {width}x{height}",
+            columns,
+            rows,
+        )
+    )
+    out.print(f"throughput: {report.throughput_fps:.1f} frames/s")
+    if report.speedup is not None:
+        out.print(f"inference against ONNX Runtime FP32: {report.speedup:.2f} times as fast")
+    return 0

@@ -1,0 +1,105 @@
+"""``edgeseg build``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+from edgeseg.errors import UsageError
+
+SUMMARY = "turn a checkpoint (or an existing bundle) into an engine bundle"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    parser.add_argument(
+        "checkpoint", type=Path, help="a trained checkpoint, or a bundle to requantise"
+    )
+    parser.add_argument("--int8", action="store_true", help="build INT8 variants (needs --data)")
+    parser.add_argument("--fp16", action="store_true", help="build FP16 variants")
+    parser.add_argument("--data", type=Path, metavar="DIR", help="calibration images or videos")
+    parser.add_argument("--val", type=Path, metavar="DIR", help="validation data, masks optional")
+    parser.add_argument(
+        "--imgsz", metavar="N|HxW", help="input size, multiples of 16 (default: the family's)"
+    )
+    parser.add_argument("--classes", metavar="A,B", help="class names, comma-separated")
+    parser.add_argument(
+        "--roi", metavar="X,Y,W,H", help="region of interest in the source frames, in pixels"
+    )
+    parser.add_argument(
+        "--backend", default="auto", help="backend to check with: auto, openvino, onnxruntime"
+    )
+    parser.add_argument("--device", default="CPU", help="device to check on (default: CPU)")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads")
+    parser.add_argument(
+        "--method",
+        choices=("max", "entropy", "percentile", "mse"),
+        help="calibration method (default: the quantiser's own best)",
+    )
+    parser.add_argument(
+        "--quantizer", choices=("edgeseg", "modelopt"), default="edgeseg", help="who places Q/DQ"
+    )
+    parser.add_argument(
+        "--calibration-frames", type=int, metavar="N", help="at most this many, evenly sampled"
+    )
+    parser.add_argument(
+        "--exclude",
+        action="append",
+        default=[],
+        metavar="REGEX",
+        help="keep these nodes unquantised",
+    )
+    parser.add_argument(
+        "--with-pictures",
+        action="store_true",
+        help="put the worst validation cases into report.html (they are patients' pictures)",
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="OUT", help="default: CHECKPOINT.edgeseg"
+    )
+    parser.add_argument("--force", action="store_true", help="replace an existing output")
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Build, then show the closing table."""
+    from edgeseg.cli import parse_integers, parse_size
+    from edgeseg.cli._console import console, progress_bars, table
+    from edgeseg.spec import RoiSpec
+    from edgeseg.workflows.build import build
+
+    classes = None
+    if arguments.classes is not None:
+        classes = tuple(name.strip() for name in arguments.classes.split(","))
+        if not all(classes):
+            raise UsageError(f"--classes {arguments.classes!r} has an empty name")
+    roi = None
+    if arguments.roi is not None:
+        roi = RoiSpec(*parse_integers(arguments.roi, 4, "X,Y,WIDTH,HEIGHT in pixels"))
+    with progress_bars(arguments) as progress:
+        report = build(
+            arguments.checkpoint,
+            output=arguments.output,
+            int8=arguments.int8,
+            fp16=arguments.fp16,
+            data=arguments.data,
+            val=arguments.val,
+            imgsz=parse_size(arguments.imgsz) if arguments.imgsz else None,
+            classes=classes,
+            roi=roi,
+            backend=arguments.backend,
+            device=arguments.device,
+            threads=arguments.threads,
+            method=arguments.method,
+            quantizer=arguments.quantizer,
+            calibration_frames=arguments.calibration_frames,
+            exclude=tuple(arguments.exclude),
+            with_pictures=arguments.with_pictures,
+            force=arguments.force,
+            progress=progress,
+        )
+    out = console(arguments)
+    out.print(table(f"{report.manifest.name}: {report.manifest.family}", *report.table()))
+    for line in report.remarks():
+        out.print(line)
+    out.print(f"bundle: {report.path}\nreport: {report.path / 'report.html'}")
+    return 0

@@ -1,0 +1,55 @@
+"""``edgeseg run``."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+SUMMARY = "draw a bundle's masks on a video, an image or a folder of images"
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Declare the verb's arguments."""
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("input", type=Path, help="video, image or folder of images")
+    parser.add_argument(
+        "output", type=Path, nargs="?", help="default: INPUT's name with -overlay, here"
+    )
+    parser.add_argument("--alpha", type=float, default=0.4, help="opacity of the mask, 0 to 1")
+    parser.add_argument("--color", help="one colour a class, comma-separated: names or #RRGGBB")
+    parser.add_argument("--contours", action="store_true", help="outlines as well")
+    parser.add_argument("--mask-only", action="store_true", help="write masks instead of overlays")
+    parser.add_argument("--threshold", type=float, help="for one class, instead of the bundle's")
+    parser.add_argument("--backend", default="auto", help="auto, openvino or onnxruntime")
+    parser.add_argument("--device", default="CPU", help="CPU, GPU or NPU (default: CPU)")
+    parser.add_argument("--precision", help="fp32, fp16, fp16-safe or int8 (default: as built)")
+    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads of the engine")
+    parser.add_argument("--force", action="store_true", help="replace an existing output")
+
+
+def execute(arguments: argparse.Namespace) -> int:
+    """Run, then say what was written and how fast."""
+    from edgeseg.cli._console import console, progress_bars, table
+    from edgeseg.workflows.run import run
+
+    with progress_bars(arguments) as progress:
+        report = run(
+            arguments.bundle,
+            arguments.input,
+            arguments.output,
+            alpha=arguments.alpha,
+            color=arguments.color,
+            contours=arguments.contours,
+            mask_only=arguments.mask_only,
+            threshold=arguments.threshold,
+            backend=arguments.backend,
+            device=arguments.device,
+            precision=arguments.precision,
+            threads=arguments.threads,
+            force=arguments.force,
+            progress=progress,
+        )
+    del table
+    out = console(arguments)
+    out.print(report)
+    return 0

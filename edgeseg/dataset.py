@@ -66,11 +66,7 @@ def read_image(path: Path | str) -> Image:
     path = Path(path)
     data, header = _load(path)
     if header.format == "tiff":
-        # OpenCV multiplies a TIFF's colours by its alpha unless asked for the raw samples.
-        image = _eight_bits(_decode(data, cv2.IMREAD_UNCHANGED, path), path)
-        if image.ndim == 2:
-            image = cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
-        return np.ascontiguousarray(image[..., :3])
+        return _tiff_colours(_eight_bits(_decode(data, cv2.IMREAD_UNCHANGED, path), path), path)
     return _decode(data, cv2.IMREAD_COLOR, path)
 
 
@@ -261,6 +257,15 @@ def _eight_bits(image: Samples, path: Path) -> Image:
     if image.dtype == np.uint16:
         return (image >> 8).astype(np.uint8)
     raise DataError(f"{path}: samples of type {image.dtype} are not supported: save it with 8 bits")
+
+
+def _tiff_colours(image: Image, path: Path) -> Image:
+    if image.ndim == 2:
+        return np.repeat(image[..., None], 3, axis=2)
+    # OpenCV has multiplied the colours by the alpha here, which cannot be undone.
+    if image.shape[2] == 4 and int(image[..., 3].min()) < 255:
+        raise DataError(f"{path}: a TIFF with transparency: save it as PNG, or without alpha")
+    return np.ascontiguousarray(image[..., :3])
 
 
 def _grey(image: Samples, path: Path) -> Samples:

@@ -1,0 +1,197 @@
+"""What all layouts of SegDINO share: a DINOv3 backbone, a head on four taps, logits at the input's size."""
+
+from __future__ import annotations
+
+import abc
+from collections.abc import Mapping
+from typing import Literal, Protocol, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from edgeseg.errors import UsageError
+from edgeseg.export.backbone import Dinov3Backbone, meta_state_dict
+from edgeseg.export.backbone_config import (
+    PATCH_PX,
+    BackboneConfig,
+    Spelling,
+    backbone_shapes,
+    optional_keys,
+    read_backbone_config,
+    spelling_of,
+)
+from edgeseg.export.family import Family, InputSize
+from edgeseg.export.shapes import Shapes, check_shapes, with_prefix, without_prefix
+from edgeseg.spec import PreprocessSpec, ReadoutSpec, TensorSpec
+
+__all__ = ["Norm", "make_norm", "norm_kind", "SegDinoFamily", "SegDinoModel", "resize"]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+Norm = Literal["group", "batch"]
+_MAX_GROUPS = 32
+
+
+class _Config(Protocol):
+    @property
+    def backbone(self) -> BackboneConfig: ...
+
+    @property
+    def classes(self) -> int: ...
+
+
+C = TypeVar("C", bound=_Config)
+
+
+def resize(x: Tensor, size: tuple[int, int], *, align_corners: bool) -> Tensor:
+    """Bilinear resampling of (N, C, H, W) to ``size`` (rows, columns), without antialiasing."""
+    if tuple(x.shape[-2:]) == size:
+        # Both conventions are the identity then; the graph is spared a node.
+        return x
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=align_corners)
+
+
+def make_norm(kind: Norm, channels: int) -> nn.Module:
+    """GroupNorm with the authors' number of groups, or BatchNorm2d."""
+    if kind == "group":
+        return nn.GroupNorm(min(_MAX_GROUPS, channels), channels)
+    return nn.BatchNorm2d(channels)
+
+
+def norm_kind(shapes: Shapes, prefix: str) -> Norm:
+    """Which norm stands at ``prefix``: only BatchNorm2d keeps running statistics."""
+    return "batch" if prefix + "running_mean" in shapes else "group"
+
+
+class SegDinoModel(nn.Module):
+    """Backbone, head and the last resize.
+
+    ``head`` takes the four (N, D, h, w) feature maps and returns (N, classes, h', w').
+    """
+
+    def __init__(
+        self, backbone: nn.Module, head: nn.Module, head_name: str, *, align_corners: bool
+    ) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head_name = head_name
+        self.align_corners = align_corners
+        self.add_module(head_name, head)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """Logits (N, classes, H, W) of normalised RGB (N, 3, H, W), H and W multiples of 16."""
+        logits = self.get_submodule(self.head_name)(self.backbone(image))
+        height_px, width_px = image.shape[-2:]
+        return resize(logits, (height_px, width_px), align_corners=self.align_corners)
+
+
+class SegDinoFamily(Family[C], abc.ABC):
+    """A SegDINO layout: subclasses give the head, how its config is read, and the resampling filters."""
+
+    head_name: Literal["head", "decoder"]
+    align_corners: bool
+    """Of the last resize."""
+    resample: Literal["bilinear", "bicubic"]
+
+    @abc.abstractmethod
+    def read_head(self, backbone: BackboneConfig, shapes: Shapes) -> C:
+        """The config from the head's own keys (named without prefix)."""
+
+    @abc.abstractmethod
+    def build_head(self, config: C) -> nn.Module:
+        """The head, its parameters named as in the checkpoint."""
+
+    def read_config(self, shapes: Shapes) -> C:
+        backbone = read_backbone_config(without_prefix(shapes, "backbone."))
+        config = self.read_head(backbone, without_prefix(shapes, f"{self.head_name}."))
+        tower = backbone_shapes(backbone, self.spelling(shapes))
+        with torch.device("meta"):
+            head = {
+                key: tuple(value.shape)
+                for key, value in self.build_head(config).state_dict().items()
+            }
+        counters = {
+            f"{self.head_name}.{key}" for key in head if key.endswith("num_batches_tracked")
+        }
+        check_shapes(
+            shapes,
+            with_prefix(tower, "backbone.") | with_prefix(head, f"{self.head_name}."),
+            optional={f"backbone.{key}" for key in optional_keys(tower)} | counters,
+            what=self.title,
+        )
+        return config
+
+    def spelling(self, shapes: Shapes) -> Spelling:
+        return spelling_of(without_prefix(shapes, "backbone."))
+
+    def build(self, config: C) -> SegDinoModel:
+        return SegDinoModel(
+            Dinov3Backbone(config.backbone),
+            self.build_head(config),
+            self.head_name,
+            align_corners=self.align_corners,
+        )
+
+    def load_weights(self, model: nn.Module, state: Mapping[str, Tensor]) -> None:
+        model.backbone.load_checkpoint(_cut(state, "backbone."))
+        head = model.get_submodule(self.head_name)
+        counters = {k: v for k, v in head.state_dict().items() if k.endswith("num_batches_tracked")}
+        head.load_state_dict(counters | _cut(state, f"{self.head_name}."), strict=True)
+
+    def state_dict(self, model: nn.Module) -> dict[str, Tensor]:
+        saved = {f"backbone.{key}": value for key, value in meta_state_dict(model.backbone).items()}
+        head = model.get_submodule(self.head_name).state_dict()
+        return saved | {
+            f"{self.head_name}.{key}": value.detach().cpu() for key, value in head.items()
+        }
+
+    def exportable(self, model: nn.Module, config: C, size: InputSize) -> nn.Module:
+        from edgeseg.export.static_backbone import StaticBackbone
+
+        return SegDinoModel(
+            StaticBackbone(
+                model.backbone, (size.height_px // PATCH_PX, size.width_px // PATCH_PX), size.batch
+            ),
+            model.get_submodule(self.head_name),
+            self.head_name,
+            align_corners=self.align_corners,
+        ).eval()
+
+    def check_size(self, config: C, size: InputSize) -> None:
+        if size.batch < 1:
+            raise UsageError(f"a batch of {size.batch} holds nothing: it must be at least 1")
+        for name, value in (("height", size.height_px), ("width", size.width_px)):
+            if value < PATCH_PX or value % PATCH_PX:
+                below = max(value // PATCH_PX, 1) * PATCH_PX
+                near = f"{below} or {below + PATCH_PX}" if value > PATCH_PX else f"{PATCH_PX}"
+                raise UsageError(
+                    f"the input {name} must be a multiple of {PATCH_PX}, got {value}: the nearest are {near}"
+                    if value > PATCH_PX
+                    else f"the input {name} must be a multiple of {PATCH_PX}, got {value}: the least is {near}"
+                )
+
+    def inputs(self, config: C, size: InputSize) -> tuple[TensorSpec, ...]:
+        return (
+            TensorSpec("image", "float32", (size.batch, 3, size.height_px, size.width_px), "NCHW"),
+        )
+
+    def outputs(self, config: C, size: InputSize) -> tuple[TensorSpec, ...]:
+        shape = (size.batch, config.classes, size.height_px, size.width_px)
+        return (TensorSpec("logits", "float32", shape, "NCHW"),)
+
+    def preprocess(self, config: C, size: InputSize) -> PreprocessSpec:
+        return PreprocessSpec(
+            size.height_px, size.width_px, self.resample, IMAGENET_MEAN, IMAGENET_STD
+        )
+
+    def readout(self, config: C) -> ReadoutSpec:
+        return ReadoutSpec("sigmoid" if config.classes == 1 else "softmax")
+
+    def classes(self, config: C) -> int:
+        return config.classes
+
+
+def _cut(state: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {key[len(prefix) :]: value for key, value in state.items() if key.startswith(prefix)}

@@ -1,0 +1,113 @@
+"""What a model family tells edgeseg about itself."""
+
+from __future__ import annotations
+
+import abc
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from torch import Tensor, nn
+
+from edgeseg.export.backbone_config import Spelling
+from edgeseg.export.shapes import Shapes
+from edgeseg.spec import PreprocessSpec, ReadoutSpec, TensorSpec
+
+__all__ = ["Family", "InputSize"]
+
+C = TypeVar("C")
+
+
+@dataclass(frozen=True)
+class InputSize:
+    """The fixed size that a graph is made for; a family adds what else its inputs need from its config."""
+
+    height_px: int = 256
+    width_px: int = 256
+    batch: int = 1
+
+
+class Family(abc.ABC, Generic[C]):
+    """Detection, hyper-parameters and formulation of one family; ``C`` is its frozen config dataclass.
+
+    Methods that take ``shapes`` see the whole state dict's names and shapes, never its values, so that a
+    checkpoint can be recognised without building its model. Nothing here assumes one input, one output or
+    two dimensions: the module of `build` takes one tensor for each of `inputs`, in that order, and
+    returns a tensor, or a tuple with one for each of `outputs`.
+    """
+
+    name: str
+    """Identifier, as in a manifest: ``segdino_v2``."""
+    title: str
+    """For people: name and layout."""
+    reference: str
+    """Paper, and the code that defines the formulation."""
+    default_size: InputSize = InputSize()
+
+    @abc.abstractmethod
+    def matches(self, shapes: Shapes) -> bool:
+        """Whether the keys are of this family (no other family may say so too)."""
+
+    @abc.abstractmethod
+    def read_config(self, shapes: Shapes) -> C:
+        """Read the hyper-parameters off the shapes, and check every key against them.
+
+        Raises:
+            CheckpointShapeError: a key is missing or unknown, or a shape contradicts the others.
+        """
+
+    @abc.abstractmethod
+    def spelling(self, shapes: Shapes) -> Spelling:
+        """Whose names the backbone's keys are."""
+
+    @abc.abstractmethod
+    def build(self, config: C) -> nn.Module:
+        """The torch formulation with freshly initialised weights."""
+
+    @abc.abstractmethod
+    def load_weights(self, model: nn.Module, state: Mapping[str, Tensor]) -> None:
+        """Copy a checkpoint's weights, whose shapes `read_config` has accepted, into ``model``."""
+
+    @abc.abstractmethod
+    def state_dict(self, model: nn.Module) -> dict[str, Tensor]:
+        """The model's weights named as the authors' training code saves them."""
+
+    @abc.abstractmethod
+    def exportable(self, model: nn.Module, config: C, size: InputSize) -> nn.Module:
+        """The same function for one input size, in the form that makes the best graph.
+
+        Every difference from ``model`` is judged by the parity check.
+        """
+
+    @abc.abstractmethod
+    def check_size(self, config: C, size: InputSize) -> None:
+        """Refuse a size that the model cannot take.
+
+        Raises:
+            UsageError: names the nearest sizes that it can.
+        """
+
+    @abc.abstractmethod
+    def inputs(self, config: C, size: InputSize) -> tuple[TensorSpec, ...]:
+        """Named inputs, in the order of the module's arguments."""
+
+    @abc.abstractmethod
+    def outputs(self, config: C, size: InputSize) -> tuple[TensorSpec, ...]:
+        """Named outputs, in the order in which the module returns them."""
+
+    @abc.abstractmethod
+    def preprocess(self, config: C, size: InputSize) -> PreprocessSpec:
+        """How the authors' code makes the input from a frame."""
+
+    @abc.abstractmethod
+    def readout(self, config: C) -> ReadoutSpec:
+        """How the authors' code makes a mask from the logits."""
+
+    @abc.abstractmethod
+    def classes(self, config: C) -> int:
+        """Channels of the logits; 1 means foreground against background."""
+
+    def hyperparameters(self, config: C) -> dict[str, Any]:
+        """The config as nested JSON types, for the manifest and for ``edgeseg inspect``."""
+        return dataclasses.asdict(config)  # type: ignore[call-overload]

@@ -1,7 +1,15 @@
-"""Small manifests and ONNX-free stand-ins that several tests share."""
+"""Small manifests, ONNX files and bundles that several tests share."""
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgeseg.bundle import Golden, new_bundle, seal, write_golden
+from edgeseg.preprocess import Preprocessor
 from edgeseg.spec import (
     SCHEMA_VERSION,
     Manifest,
@@ -9,6 +17,7 @@ from edgeseg.spec import (
     PreprocessSpec,
     Provenance,
     ReadoutSpec,
+    RoiSpec,
     TensorSpec,
     Variant,
 )
@@ -52,3 +61,66 @@ def tiny_manifest(height_px: int = 32, width_px: int = 48, channels: int = 1) ->
         licence_notice="none",
         parity=ParityRecord(1e-6, 1.0, "openvino"),
     )
+
+
+def tiny_onnx(path: Path, height_px: int = 32, width_px: int = 48, channels: int = 1) -> None:
+    """An ONNX file from ``image`` to ``logits``: one 1x1 convolution, weights ``tiny_weights``."""
+    onnx = pytest.importorskip("onnx")
+    helper, numpy_helper = onnx.helper, onnx.numpy_helper
+    weight, bias = tiny_weights(channels)
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["image", "weight", "bias"], ["logits"], name="head")],
+        "tiny",
+        [
+            helper.make_tensor_value_info(
+                "image", onnx.TensorProto.FLOAT, (1, 3, height_px, width_px)
+            )
+        ],
+        [
+            helper.make_tensor_value_info(
+                "logits", onnx.TensorProto.FLOAT, (1, channels, height_px, width_px)
+            )
+        ],
+        [
+            numpy_helper.from_array(weight[:, :, None, None], "weight"),
+            numpy_helper.from_array(bias, "bias"),
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    onnx.checker.check_model(model)
+    onnx.save(model, path)
+
+
+def tiny_weights(channels: int = 1) -> tuple[np.ndarray, np.ndarray]:
+    """Weight (channels, 3) and bias (channels,) of ``tiny_onnx``, float32."""
+    rng = np.random.default_rng(channels)
+    return (
+        rng.normal(size=(channels, 3)).astype(np.float32),
+        rng.normal(size=channels).astype(np.float32),
+    )
+
+
+def tiny_bundle(
+    path: Path,
+    height_px: int = 32,
+    width_px: int = 48,
+    channels: int = 1,
+    roi: RoiSpec | None = None,
+) -> Path:
+    """A sealed bundle around ``tiny_onnx``, with golden frames; returns ``path``."""
+    manifest = tiny_manifest(height_px, width_px, channels)
+    manifest = dataclasses.replace(
+        manifest, preprocess=dataclasses.replace(manifest.preprocess, roi=roi)
+    )
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (2, 60, 80, 3), dtype=np.uint8)
+    preprocess = Preprocessor(manifest.preprocess)
+    weight, bias = tiny_weights(channels)
+    logits = [
+        np.einsum("oc,chw->ohw", weight, preprocess(f)[0]) + bias[:, None, None] for f in frames
+    ]
+    with new_bundle(path, force=False) as folder:
+        tiny_onnx(folder / "fp32.onnx", height_px, width_px, channels)
+        write_golden(folder, Golden(frames, np.stack(logits).astype(np.float32)))
+        seal(folder, manifest)
+    return path

@@ -1,0 +1,346 @@
+"""``evaluate``: Dice, IoU and HD95 of a bundle on labelled pictures."""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeseg import model as models
+from edgeseg._files import atomic_directory, check_output
+from edgeseg._progress import Progress, silent
+from edgeseg.bundle import SUFFIX
+from edgeseg.dataset import Case, DataFolder
+from edgeseg.errors import BackendError, DataError, UsageError
+from edgeseg.metrics import CaseScore, Score, evaluate_mask, mean_score, resize_mask
+from edgeseg.model import Result
+from edgeseg.readout import mask_from_logits, resize_logits
+from edgeseg.spec import Manifest, Precision
+from edgeseg.workflows._case_pictures import case_picture, encode_png
+
+__all__ = [
+    "CaseResult",
+    "EvaluationReport",
+    "Segmenter",
+    "evaluate",
+    "mask_at_model_size",
+    "score_cases",
+    "worst_case_pictures",
+]
+
+Image = npt.NDArray[np.uint8]
+Resolution = Literal["model", "native"]
+
+
+class Segmenter(Protocol):
+    """What is needed of ``edgeseg.model.Model`` here."""
+
+    @property
+    def manifest(self) -> Manifest:
+        """Preprocessing, read-out and classes."""
+
+    def logits(self, frame: Image, /) -> npt.NDArray[np.float32]:
+        """Logits at the network's output size: float32 (C, h, w)."""
+
+    def __call__(self, frame: Image, /, *, threshold: float | None = None) -> Result:
+        """The mask at the frame's size."""
+
+
+@dataclass(frozen=True)
+class CaseResult:
+    """A case and its scores."""
+
+    case: Case
+    score: CaseScore
+
+
+@dataclass(frozen=True)
+class EvaluationReport:
+    """What ``evaluate`` found, and where it wrote it.
+
+    Attributes:
+        output: the folder written.
+        metrics: ``metrics.csv`` in it: one row a case, and the means in the last row ``MEAN``.
+        pictures: the worst cases, worst first; empty unless they were asked for.
+        variant: name of the variant that was run.
+        backend: library that ran it.
+        at: resolution of the comparison.
+        results: each case with its scores, in the order of the data folder.
+        mean: means over the cases; an infinite HD95 is left out of its mean.
+        mean_per_class: the same for each foreground class by name.
+    """
+
+    output: Path
+    metrics: Path
+    pictures: tuple[Path, ...]
+    variant: str
+    backend: str
+    at: Resolution
+    results: tuple[CaseResult, ...]
+    mean: Score
+    mean_per_class: dict[str, Score]
+
+    @property
+    def without_distance(self) -> int:
+        """Number of cases whose HD95 is infinite: one of the two masks is empty."""
+        return sum(math.isinf(result.score.hd95) for result in self.results)
+
+    def table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+        """Column names and rows for a person: each class, and the mean of several."""
+        rows = [
+            (name, *_figures(score, digits=4))
+            for name, score in (*self.mean_per_class.items(), ("mean", self.mean))
+            if name != "mean" or len(self.mean_per_class) > 1
+        ]
+        return ("class", "Dice", "IoU", "HD95 px"), rows
+
+    def remarks(self) -> list[str]:
+        """What else to say: how it was measured, the worst case, and where the files are."""
+        worst = min(self.results, key=lambda result: result.score.dice)
+        where = "the model's resolution" if self.at == "model" else "the images' own resolution"
+        lines = [
+            f"{len(self.results)} cases at {where}, {self.variant} on {self.backend}",
+            f"worst case: {worst.case.id} (Dice {worst.score.dice:.4f})",
+            f"metrics: {self.metrics}",
+        ]
+        if self.without_distance:
+            lines.insert(
+                1, f"{self.without_distance} cases without HD95: truth or prediction is empty"
+            )
+        if self.pictures:
+            lines.append(f"worst cases: {self.pictures[0].parent}")
+        return lines
+
+
+def evaluate(
+    bundle: str | Path,
+    data: str | Path,
+    *,
+    output: str | Path | None = None,
+    at: Resolution = "model",
+    with_pictures: bool = False,
+    backend: str = "auto",
+    device: str = "CPU",
+    precision: Precision | None = None,
+    threads: int | None = None,
+    threshold: float | None = None,
+    worst: int = 8,
+    force: bool = False,
+    progress: Progress = silent,
+) -> EvaluationReport:
+    """Score a bundle against masks and write ``metrics.csv``.
+
+    ``metrics.csv`` has the columns id, dice, iou, hd95 (pixels), a row a case with 6 decimals
+    (``inf`` for a distance to an empty mask) and a last row MEAN, which leaves infinite distances
+    out. ``evaluation.json`` beside it says what was measured and how.
+
+    Args:
+        bundle: the folder ``NAME.edgeseg``.
+        data: a folder of ``image/`` and ``mask/``.
+        output: folder to write; None for ``NAME-eval`` in the current folder.
+        at: ``model``: logits at the model's input size, masks resized to it (nearest), as SegDINO
+            v2's test script does; ``native``: full read-out at each image's own size.
+        with_pictures: write the worst cases as PNG. They are patients' pictures.
+        backend: as for ``edgeseg.open``.
+        device: as for ``edgeseg.open``.
+        precision: as for ``edgeseg.open``.
+        threads: as for ``edgeseg.open``.
+        threshold: for one-class models, instead of the bundle's; between 0 and 1.
+        worst: how many cases to draw, lowest Dice first.
+        force: replace an existing output folder.
+        progress: called with (stage, done, total).
+
+    Raises:
+        DataError: no pictures, unpaired or unreadable files, a mask of another size or with
+            unknown classes.
+        OutputError: the output exists (without ``force``) or cannot be written.
+        UsageError: ``worst`` or ``at`` has no meaning.
+        BackendError: the engine failed or gave logits that are not finite.
+    """
+    if at not in ("model", "native"):
+        raise UsageError(f"at is 'model' or 'native', got {at!r}")
+    if worst < 1:
+        raise UsageError(f"worst must be at least 1, got {worst}")
+    folder = Path(output) if output is not None else _default_output(Path(bundle))
+    cases = DataFolder.open(data, masks="required").cases
+    check_output(folder, force=force)
+    with models.open(
+        bundle, backend=backend, device=device, precision=precision, threads=threads
+    ) as model:
+        results = score_cases(model, cases, at=at, threshold=threshold, progress=progress)
+        drawn = (
+            worst_case_pictures(model, results, worst, threshold=threshold, progress=progress)
+            if with_pictures
+            else ()
+        )
+        digest, engine, variant = model.bundle.digest, model.engine.info, model.variant.name
+        manifest = model.manifest
+    mean = mean_score([result.score for result in results])
+    per_class = _mean_per_class(results, manifest.classes)
+    with atomic_directory(folder, force=force) as temporary:
+        _write_metrics(temporary / "metrics.csv", results, mean)
+        names = []
+        for rank, (result, png) in enumerate(drawn, start=1):
+            names.append(f"worst-{rank:02d}-{result.case.id}.png")
+            (temporary / names[-1]).write_bytes(png)
+        record = {
+            "bundle": manifest.name,
+            "bundle_sha256": digest,
+            "variant": variant,
+            "backend": engine.backend,
+            "backend_version": engine.version,
+            "device": engine.device_name,
+            "at": at,
+            "threshold": threshold if threshold is not None else manifest.readout.threshold,
+            "cases": len(results),
+            "mean": _json_score(mean),
+            "mean_per_class": {name: _json_score(score) for name, score in per_class.items()},
+        }
+        text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        (temporary / "evaluation.json").write_text(text, encoding="utf-8")
+    return EvaluationReport(
+        output=folder,
+        metrics=folder / "metrics.csv",
+        pictures=tuple(folder / name for name in names),
+        variant=variant,
+        backend=f"{engine.backend} {engine.version}",
+        at=at,
+        results=results,
+        mean=mean,
+        mean_per_class=per_class,
+    )
+
+
+def score_cases(
+    model: Segmenter,
+    cases: Sequence[Case],
+    *,
+    at: Resolution = "model",
+    threshold: float | None = None,
+    progress: Progress = silent,
+    stage: str = "evaluate",
+) -> tuple[CaseResult, ...]:
+    """Score each case; all must have a mask.
+
+    Raises:
+        DataError: a case has no mask, or a file cannot be used; the message names it.
+        BackendError: logits that are not finite.
+    """
+    classes = len(model.manifest.classes)
+    results = []
+    for done, case in enumerate(cases):
+        progress(stage, done, len(cases))
+        image, truth = _read_labelled(case, classes)
+        if at == "model":
+            prediction = mask_at_model_size(model, image, threshold)
+            truth = resize_mask(_inside_roi(truth, model.manifest), *prediction.shape)
+        else:
+            prediction = _mask_at_native_size(model, image, threshold)
+        results.append(CaseResult(case, evaluate_mask(prediction, truth, classes)))
+    progress(stage, len(cases), len(cases))
+    return tuple(results)
+
+
+def mask_at_model_size(model: Segmenter, image: Image, threshold: float | None = None) -> Image:
+    """The prediction before it is carried to the frame: uint8, of the network's input size.
+
+    Raises:
+        BackendError: the logits are not finite.
+    """
+    preprocess, readout = model.manifest.preprocess, model.manifest.readout
+    logits = resize_logits(
+        model.logits(image),
+        preprocess.height_px,
+        preprocess.width_px,
+        align_corners=readout.align_corners,
+    )
+    _check_finite(logits, model.manifest)
+    return mask_from_logits(logits, readout, threshold)
+
+
+def worst_case_pictures(
+    model: Segmenter,
+    results: Sequence[CaseResult],
+    count: int,
+    *,
+    threshold: float | None = None,
+    progress: Progress = silent,
+) -> tuple[tuple[CaseResult, bytes], ...]:
+    """PNG pictures (image, truth, prediction at the image's size) of the cases of lowest Dice."""
+    chosen = sorted(results, key=lambda result: result.score.dice)[:count]
+    pictures = []
+    for done, result in enumerate(chosen):
+        progress("pictures", done, len(chosen))
+        image, truth = _read_labelled(result.case, len(model.manifest.classes))
+        prediction = model(image, threshold=threshold).mask
+        picture = case_picture(result.case.id, image, truth, prediction, result.score)
+        pictures.append((result, encode_png(picture)))
+    progress("pictures", len(chosen), len(chosen))
+    return tuple(pictures)
+
+
+def _mask_at_native_size(model: Segmenter, image: Image, threshold: float | None) -> Image:
+    result = model(image, threshold=threshold)
+    _check_finite(result.probability, model.manifest)
+    return result.mask
+
+
+def _check_finite(values: npt.NDArray[np.float32], manifest: Manifest) -> None:
+    # A threshold would turn NaN into background, and a broken engine into a plausible score.
+    if not np.isfinite(values).all():
+        raise BackendError(
+            f"{manifest.name}: the engine's logits are not finite: its arithmetic overflows; "
+            "use the fp16-safe or fp32 precision"
+        )
+
+
+def _read_labelled(case: Case, classes: int) -> tuple[Image, Image]:
+    image, truth = case.read(classes)
+    if truth is None:
+        raise DataError(f"{case.image} has no mask, so it cannot be scored")
+    return image, truth
+
+
+def _inside_roi(mask: Image, manifest: Manifest) -> Image:
+    roi = manifest.preprocess.roi
+    if roi is None:
+        return mask
+    return mask[roi.y_px : roi.y_px + roi.height_px, roi.x_px : roi.x_px + roi.width_px]
+
+
+def _mean_per_class(results: Sequence[CaseResult], classes: Sequence[str]) -> dict[str, Score]:
+    names = classes if len(classes) == 1 else classes[1:]
+    return {
+        name: mean_score([result.score.per_class[index] for result in results])
+        for index, name in enumerate(names)
+    }
+
+
+def _write_metrics(path: Path, results: Sequence[CaseResult], mean: Score) -> None:
+    with path.open("w", newline="", encoding="utf-8") as stream:
+        writer = csv.writer(stream, lineterminator="\n")
+        writer.writerow(("id", "dice", "iou", "hd95"))
+        for result in results:
+            writer.writerow((result.case.id, *_figures(result.score)))
+        writer.writerow(("MEAN", *_figures(mean)))
+
+
+def _figures(score: Score, digits: int = 6) -> tuple[str, ...]:
+    return tuple(f"{value:.{digits}f}" for value in (score.dice, score.iou, score.hd95))
+
+
+def _json_score(score: Score) -> dict[str, float | None]:
+    """JSON knows no infinity: a distance to an empty mask is null."""
+    distance = None if math.isinf(score.hd95) else score.hd95
+    return {"dice": score.dice, "iou": score.iou, "hd95_px": distance}
+
+
+def _default_output(bundle: Path) -> Path:
+    return Path(f"{bundle.absolute().name.removesuffix(SUFFIX)}-eval")

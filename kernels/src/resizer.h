@@ -1,0 +1,73 @@
+// The two passes, in bands of result rows.
+#ifndef EDGESEG_RESIZER_H
+#define EDGESEG_RESIZER_H
+
+#include <cstddef>
+#include <cstdint>
+#include <mutex>
+#include <vector>
+
+#include "edgeseg/kernels.h"
+#include "isa.h"
+#include "tables.h"
+#include "thread_pool.h"
+
+namespace edgeseg {
+
+// Where result rows go: 8-bit pixels, or normalised planes.
+struct Target {
+    uint8_t* pixels = nullptr;  // height x width x 3
+    float* planes = nullptr;    // 3 x height x width, used where `pixels` is null
+    Affine affine[3];           // by source channel
+    float table[3][256];        // normalize() of every value, by source channel
+    int plane_of[3] = {2, 1, 0};
+};
+
+// Thread-safe: calls take turns.
+class Resizer {
+  public:
+    explicit Resizer(int isa) : isa_(isa), operations_(*operations(isa)), cache_(operations_) {}
+
+    int isa() const { return isa_; }
+
+    // Throws std::bad_alloc and std::system_error before anything is written.
+    void run(const edgeseg_frame& frame, int width, int height, Filter filter, int threads,
+             const Target& target);
+
+  private:
+    struct Scratch {
+        std::vector<uint8_t> ring;    // row groups after the horizontal pass
+        std::vector<uint8_t> tails;   // padded ends of four rows
+        std::vector<uint8_t> rows;    // four rows after a vertical first pass
+        std::vector<uint8_t> planes;  // one 8-bit row of three channels
+        std::vector<const uint8_t*> groups;
+    };
+
+    struct Job {
+        edgeseg_frame frame;
+        int width, height;
+        const AxisTables* horizontal;
+        const AxisTables* vertical;
+        const Target* target;
+        bool vertical_first;
+        int safe;        // result columns that can read the frame itself, a multiple of four
+        int tail_first;  // first source column of the others
+        size_t tail_bytes;
+    };
+
+    void prepare(const Job& job, Scratch& scratch) const;
+    void band(const Job& job, int begin, int end, Scratch& scratch) const;
+    void band_vertical_first(const Job& job, int begin, int end, Scratch& scratch) const;
+    void across(const Job& job, const uint8_t* const rows[4], Scratch& scratch, uint8_t* out) const;
+
+    const int isa_;
+    const Operations& operations_;
+    std::mutex mutex_;
+    TableCache cache_;
+    ThreadPool pool_;
+    std::vector<Scratch> scratch_;
+};
+
+}  // namespace edgeseg
+
+#endif  // EDGESEG_RESIZER_H

@@ -29,6 +29,7 @@ __all__ = [
     "CaseResult",
     "EvaluationReport",
     "Segmenter",
+    "crop_to_roi",
     "evaluate",
     "mask_at_model_size",
     "score_cases",
@@ -240,7 +241,7 @@ def score_cases(
         image, truth = _read_labelled(case, classes)
         if at == "model":
             prediction = mask_at_model_size(model, image, threshold)
-            truth = resize_mask(_inside_roi(truth, model.manifest), *prediction.shape)
+            truth = resize_mask(crop_to_roi(truth, model.manifest), *prediction.shape)
         else:
             prediction = _mask_at_native_size(model, image, threshold)
         results.append(CaseResult(case, evaluate_mask(prediction, truth, classes)))
@@ -308,7 +309,8 @@ def _read_labelled(case: Case, classes: int) -> tuple[Image, Image]:
     return image, truth
 
 
-def _inside_roi(mask: Image, manifest: Manifest) -> Image:
+def crop_to_roi(mask: Image, manifest: Manifest) -> Image:
+    """The part of a mask of the frame's size that the model sees."""
     roi = manifest.preprocess.roi
     if roi is None:
         return mask

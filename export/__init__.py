@@ -1,6 +1,9 @@
 """From a trained checkpoint to an FP32 ONNX graph; the only home of torch.
 
-Importing this package imports neither torch nor timm nor onnx; its functions do.
+Importing this package imports neither torch nor timm nor onnx; using one of its names does.
+
+    loaded = export.load(Path("polyp.pth"))
+    graph = export.export_onnx(loaded, Path("polyp.onnx"), height_px=256, width_px=256)
 """
 
 from __future__ import annotations
@@ -10,34 +13,48 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from edgeseg.export.family import Family, InputSize
     from edgeseg.export.loading import CheckpointInfo, LoadedCheckpoint, inspect, load
+    from edgeseg.export.onnx_export import ExportedGraph, export_onnx
+    from edgeseg.export.parity import check_parity
     from edgeseg.export.registry import known_families
 
 __all__ = [
     "CheckpointInfo",
+    "ExportedGraph",
     "Family",
     "InputSize",
     "LoadedCheckpoint",
-    "known_families",
+    "check_parity",
+    "export_onnx",
     "inspect",
+    "known_families",
     "load",
 ]
 
 _HOMES = {
     "CheckpointInfo": "loading",
+    "ExportedGraph": "onnx_export",
     "Family": "family",
     "InputSize": "family",
     "LoadedCheckpoint": "loading",
-    "known_families": "registry",
+    "check_parity": "parity",
+    "export_onnx": "onnx_export",
     "inspect": "loading",
+    "known_families": "registry",
     "load": "loading",
 }
 
 
 def __getattr__(name: str) -> Any:
-    """Import a public name from its module on first use."""
+    """Import a public name from its module on first use.
+
+    Raises:
+        MissingDependencyError: torch is not installed; names the extra that brings it.
+    """
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    import importlib
+
     from edgeseg._optional import require
 
     require("torch", "export")
-    return getattr(require(f"{__name__}.{_HOMES[name]}", "export"), name)
+    return getattr(importlib.import_module(f"{__name__}.{_HOMES[name]}"), name)

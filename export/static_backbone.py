@@ -1,0 +1,115 @@
+"""The DINOv3 ViT for one patch grid, in the form that makes the plainest graph.
+
+The same function as `edgeseg.export.backbone.Dinov3Backbone` up to float rounding: one qkv product
+with its bias, RoPE tables as constants over all tokens (prefix tokens are turned by the angle zero,
+so they need not be cut off and put back), the attention scale inside the query's tables, and no
+tensor of more than four dimensions.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from edgeseg.export.backbone import Dinov3Backbone
+
+__all__ = ["StaticBackbone"]
+
+
+class StaticBackbone(nn.Module):
+    """Copy of a loaded backbone for ``grid`` (rows, columns of patches) and a fixed batch."""
+
+    def __init__(self, source: Dinov3Backbone, grid: tuple[int, int], batch: int) -> None:
+        super().__init__()
+        config = source.config
+        self.grid = grid
+        self.batch = batch
+        self.width = config.width
+        self.prefix_tokens = config.prefix_tokens
+        self.taps = source.taps
+        self.patch_embed = source.patch_embed.proj
+        prefix = torch.cat((source.cls_token, source.reg_token), dim=1).detach()
+        self.register_buffer("prefix", prefix.expand(batch, -1, -1).contiguous())
+        sine, cosine = _rope_tables(source, grid)
+        scale = config.head_width**-0.5
+        self.register_buffer("query_sine", sine * scale)
+        self.register_buffer("query_cosine", cosine * scale)
+        self.register_buffer("key_sine", sine)
+        self.register_buffer("key_cosine", cosine)
+        self.blocks = nn.ModuleList(_Block(block, config.heads) for block in source.blocks)
+        self.norm = source.norm
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Tapped features (batch, width, rows, columns) of an image that fits the grid."""
+        patches = self.patch_embed(image).reshape(self.batch, self.width, -1).transpose(1, 2)
+        tokens = torch.cat((self.prefix, patches), dim=1)
+        turn_query = (self.query_sine, self.query_cosine)
+        turn_key = (self.key_sine, self.key_cosine)
+        maps = []
+        for index, block in enumerate(self.blocks):
+            tokens = block(tokens, turn_query, turn_key)
+            if index in self.taps:
+                tapped = self.norm(tokens[:, self.prefix_tokens :]).transpose(1, 2)
+                maps.append(tapped.reshape(self.batch, self.width, *self.grid))
+        return tuple(maps)
+
+
+_Turn = tuple[Tensor, Tensor]
+"""Signed sine and cosine, each (tokens, head width)."""
+
+
+class _Block(nn.Module):
+    def __init__(self, source: nn.Module, heads: int) -> None:
+        super().__init__()
+        self.norm1 = source.norm1
+        self.attn = _Attention(source.attn, heads)
+        self.gamma_1 = source.gamma_1
+        self.norm2 = source.norm2
+        self.mlp = source.mlp
+        self.gamma_2 = source.gamma_2
+
+    def forward(self, tokens: Tensor, turn_query: _Turn, turn_key: _Turn) -> Tensor:
+        attended = self.attn(self.norm1(tokens), turn_query, turn_key)
+        tokens = tokens + self.gamma_1 * attended
+        return tokens + self.gamma_2 * self.mlp(self.norm2(tokens))
+
+
+class _Attention(nn.Module):
+    def __init__(self, source: nn.Module, heads: int) -> None:
+        super().__init__()
+        self.heads = heads
+        biased = source.q_bias is not None
+        self.qkv = nn.Linear(source.qkv.in_features, source.qkv.out_features, bias=biased)
+        with torch.no_grad():
+            self.qkv.weight.copy_(source.qkv.weight)
+            if biased:
+                self.qkv.bias.copy_(torch.cat((source.q_bias, source.k_bias, source.v_bias)))
+        self.proj = source.proj
+
+    def forward(self, tokens: Tensor, turn_query: _Turn, turn_key: _Turn) -> Tensor:
+        batch, count, width = tokens.shape
+        query, key, value = (
+            part.reshape(batch, count, self.heads, -1).transpose(1, 2)
+            for part in self.qkv(tokens).split(width, dim=-1)
+        )
+        scores = _turned(query, turn_query) @ _turned(key, turn_key).transpose(-2, -1)
+        mixed = (torch.softmax(scores, dim=-1) @ value).transpose(1, 2)
+        return self.proj(mixed.reshape(batch, count, width))
+
+
+def _turned(x: Tensor, turn: _Turn) -> Tensor:
+    """Rotate (N, heads, tokens, 2d) in the planes (i, i + d); the table holds the minus sign."""
+    sine, cosine = turn
+    first, second = x.chunk(2, dim=-1)
+    return x * cosine + torch.cat((second, first), dim=-1) * sine
+
+
+def _rope_tables(source: Dinov3Backbone, grid: tuple[int, int]) -> _Turn:
+    """Sine (negative in the first half) and cosine over all tokens, in a head's layout."""
+    with torch.no_grad():
+        sine, cosine = source.rope.get_embed(shape=list(grid)).chunk(2, dim=-1)
+    half = sine.shape[-1] // 2
+    signed = torch.cat((-sine[:, :half], sine[:, half:]), dim=-1)
+    before = source.config.prefix_tokens
+    return F.pad(signed, (0, 0, before, 0)), F.pad(cosine, (0, 0, before, 0), value=1.0)

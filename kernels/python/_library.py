@@ -138,6 +138,7 @@ class Library:
         frame: Frame,
         size_px: tuple[int, int],
         resample: int,
+        *,
         scale: float,
         mean: Sequence[float],
         std: Sequence[float],

@@ -74,11 +74,11 @@ def resize_normalize(
         _describe(region),
         (height_px, width_px),
         _filter(resample),
-        scale,
-        mean,
-        std,
-        threads,
-        result.ctypes.data,
+        scale=scale,
+        mean=mean,
+        std=std,
+        threads=threads,
+        out=result.ctypes.data,
     )
     return result
 

@@ -21,5 +21,5 @@ def execute(arguments: argparse.Namespace) -> int:
 
     with progress_bars(arguments) as progress:
         report = demo(arguments.output, force=arguments.force, progress=progress)
-    console(arguments).print(report)
+    console(arguments).print(str(report))
     return 0

@@ -49,6 +49,7 @@ def execute(arguments: argparse.Namespace) -> int:
             progress=progress,
         )
     out = console(arguments)
-    del table
-    out.print(report)
+    out.print(table(f"{arguments.bundle.name} on {arguments.data}", *report.table()))
+    for line in report.remarks():
+        out.print(line)
     return 0

@@ -29,7 +29,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Run, then say what was written and how fast."""
-    from edgeseg.cli._console import console, progress_bars, table
+    from edgeseg.cli._console import console, progress_bars
     from edgeseg.workflows.run import run
 
     with progress_bars(arguments) as progress:
@@ -49,7 +49,5 @@ def execute(arguments: argparse.Namespace) -> int:
             force=arguments.force,
             progress=progress,
         )
-    del table
-    out = console(arguments)
-    out.print(report)
+    console(arguments).print(str(report))
     return 0

@@ -18,7 +18,7 @@ from edgeseg._files import atomic_directory, check_output
 from edgeseg._progress import Progress, silent
 from edgeseg.bundle import SUFFIX
 from edgeseg.dataset import Case, DataFolder
-from edgeseg.errors import BackendError, DataError, UsageError
+from edgeseg.errors import BackendError, DataError, OutputError, UsageError
 from edgeseg.metrics import CaseScore, Score, evaluate_mask, mean_score, resize_mask
 from edgeseg.model import Result
 from edgeseg.readout import mask_from_logits, resize_logits
@@ -35,6 +35,9 @@ __all__ = [
     "score_cases",
     "worst_case_pictures",
 ]
+
+METRICS_FILE = "metrics.csv"
+RECORD_FILE = "evaluation.json"
 
 Image = npt.NDArray[np.uint8]
 Resolution = Literal["model", "native"]
@@ -113,7 +116,9 @@ class EvaluationReport:
         ]
         if self.without_distance:
             lines.insert(
-                1, f"{self.without_distance} cases without HD95: truth or prediction is empty"
+                1,
+                f"without HD95, since truth or prediction is empty: {self.without_distance} of "
+                f"{len(self.results)}",
             )
         if self.pictures:
             lines.append(f"worst cases: {self.pictures[0].parent}")
@@ -161,7 +166,8 @@ def evaluate(
     Raises:
         DataError: no pictures, unpaired or unreadable files, a mask of another size or with
             unknown classes.
-        OutputError: the output exists (without ``force``) or cannot be written.
+        OutputError: the output exists (without ``force``), is something else than an earlier
+            evaluation, or cannot be written.
         UsageError: ``worst`` or ``at`` has no meaning.
         BackendError: the engine failed or gave logits that are not finite.
     """
@@ -172,6 +178,7 @@ def evaluate(
     folder = Path(output) if output is not None else _default_output(Path(bundle))
     cases = DataFolder.open(data, masks="required").cases
     check_output(folder, force=force)
+    _check_replaceable(folder)
     with models.open(
         bundle, backend=backend, device=device, precision=precision, threads=threads
     ) as model:
@@ -186,7 +193,7 @@ def evaluate(
     mean = mean_score([result.score for result in results])
     per_class = _mean_per_class(results, manifest.classes)
     with atomic_directory(folder, force=force) as temporary:
-        _write_metrics(temporary / "metrics.csv", results, mean)
+        _write_metrics(temporary / METRICS_FILE, results, mean)
         names = []
         for rank, (result, png) in enumerate(drawn, start=1):
             names.append(f"worst-{rank:02d}-{result.case.id}.png")
@@ -205,10 +212,10 @@ def evaluate(
             "mean_per_class": {name: _json_score(score) for name, score in per_class.items()},
         }
         text = json.dumps(record, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
-        (temporary / "evaluation.json").write_text(text, encoding="utf-8")
+        (temporary / RECORD_FILE).write_text(text, encoding="utf-8")
     return EvaluationReport(
         output=folder,
-        metrics=folder / "metrics.csv",
+        metrics=folder / METRICS_FILE,
         pictures=tuple(folder / name for name in names),
         variant=variant,
         backend=f"{engine.backend} {engine.version}",
@@ -342,6 +349,17 @@ def _json_score(score: Score) -> dict[str, float | None]:
     """JSON knows no infinity: a distance to an empty mask is null."""
     distance = None if math.isinf(score.hd95) else score.hd95
     return {"dice": score.dice, "iou": score.iou, "hd95_px": distance}
+
+
+def _check_replaceable(folder: Path) -> None:
+    """Refuse to delete, even with ``force``, a folder that is something else than an evaluation."""
+    if not folder.exists() or (folder / RECORD_FILE).is_file():
+        return
+    if not folder.is_dir() or any(folder.iterdir()):
+        raise OutputError(
+            f"{folder} is no earlier evaluation (it holds no {RECORD_FILE}), so it is not "
+            "replaced: choose another output"
+        )
 
 
 def _default_output(bundle: Path) -> Path:

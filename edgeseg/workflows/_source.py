@@ -1,0 +1,146 @@
+"""Where a build starts: a checkpoint that is exported, or a bundle whose FP32 graph is reused."""
+
+from __future__ import annotations
+
+import abc
+import shutil
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeseg._progress import Progress
+from edgeseg.backends import EngineOptions, available_backends, open_engine
+from edgeseg.bundle import read_bundle
+from edgeseg.errors import UsageError
+from edgeseg.preprocess import Preprocessor
+from edgeseg.spec import ParityRecord, PreprocessSpec, ReadoutSpec, TensorSpec
+
+if TYPE_CHECKING:
+    from edgeseg.export import LoadedCheckpoint
+
+__all__ = ["FP32_FILE", "BundleSource", "CheckpointSource", "Source"]
+
+FP32_FILE = "fp32.onnx"
+
+Frames = Sequence[npt.NDArray[np.uint8]]
+
+
+class Source(abc.ABC):
+    """What a build has to know of its origin."""
+
+    family: str
+    hyperparameters: Mapping[str, Any]
+    channels: int
+    """Channels of the logits."""
+    classes: tuple[str, ...]
+    """Names used unless the user gives others."""
+    preprocess: PreprocessSpec
+    readout: ReadoutSpec
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    checkpoint: str
+    checkpoint_sha256: str
+
+    @abc.abstractmethod
+    def write_fp32(self, folder: Path, frames: Frames, progress: Progress) -> ParityRecord:
+        """Put ``FP32_FILE`` (and its weights file, if any) into ``folder``; return its parity."""
+
+
+class CheckpointSource(Source):
+    """A checkpoint: recognised, exported, compared with torch on every installed backend."""
+
+    def __init__(self, path: Path, imgsz: tuple[int, int] | None, progress: Progress) -> None:
+        from edgeseg import export
+
+        progress("load checkpoint", 0, 1)
+        loaded: LoadedCheckpoint = export.load(path)
+        family, config = loaded.family, loaded.config
+        default = family.default_size
+        height_px, width_px = imgsz or (default.height_px, default.width_px)
+        size = export.InputSize(height_px, width_px)
+        family.check_size(config, size)
+        self._loaded = loaded
+        self._size = size
+        self.family = family.name
+        self.hyperparameters = loaded.hyperparameters
+        self.channels = loaded.classes
+        self.classes = default_classes(loaded.classes)
+        self.preprocess = family.preprocess(config, size)
+        self.readout = family.readout(config)
+        self.inputs = family.inputs(config, size)
+        self.outputs = family.outputs(config, size)
+        self.checkpoint = path.name
+        self.checkpoint_sha256 = loaded.sha256
+        progress("load checkpoint", 1, 1)
+
+    def write_fp32(self, folder: Path, frames: Frames, progress: Progress) -> ParityRecord:
+        """Export, then check parity on noise and on the frames."""
+        from edgeseg import export
+
+        target = folder / FP32_FILE
+        export.export_onnx(
+            self._loaded,
+            target,
+            height_px=self._size.height_px,
+            width_px=self._size.width_px,
+            progress=lambda done, total: progress("export to ONNX", done, total),
+        )
+        preprocess = Preprocessor(self.preprocess)
+        tensors = [{self.inputs[0].name: preprocess(frame)} for frame in frames]
+        backends = available_backends()
+        records = []
+        for done, backend in enumerate(backends):
+            progress("check parity with torch", done, len(backends))
+            with open_engine(target, backend, EngineOptions()) as engine:
+                runtime = f"{backend} {engine.info.version}"
+                records.append(
+                    export.check_parity(
+                        self._loaded, self._size, engine.infer, runtime=runtime, tensors=tensors
+                    )
+                )
+        progress("check parity with torch", len(backends), len(backends))
+        return max(records, key=lambda record: record.relative)
+
+
+class BundleSource(Source):
+    """A bundle: its FP32 graph and all that is known of it are taken over; torch is not needed."""
+
+    def __init__(self, path: Path, imgsz: tuple[int, int] | None) -> None:
+        self._bundle = read_bundle(path)
+        manifest = self._bundle.manifest
+        size = (manifest.preprocess.height_px, manifest.preprocess.width_px)
+        if imgsz is not None and imgsz != size:
+            raise UsageError(
+                f"{path.name} holds a graph of fixed size {size[0]}x{size[1]}: for --imgsz "
+                f"{imgsz[0]}x{imgsz[1]} build from the checkpoint"
+            )
+        (fp32,) = (v for v in manifest.variants if v.precision == "fp32")
+        self._file = fp32.file
+        self.family = manifest.family
+        self.hyperparameters = manifest.hyperparameters
+        self.channels = fp32.outputs[0].shape[1]
+        self.classes = manifest.classes
+        self.preprocess = manifest.preprocess
+        self.readout = manifest.readout
+        self.inputs, self.outputs = fp32.inputs, fp32.outputs
+        self.checkpoint = manifest.provenance.checkpoint
+        self.checkpoint_sha256 = manifest.provenance.checkpoint_sha256
+
+    def write_fp32(self, folder: Path, frames: Frames, progress: Progress) -> ParityRecord:
+        """Copy the graph; its parity was recorded when it was exported."""
+        progress("copy FP32 graph", 0, 1)
+        for name in self._bundle.manifest.files:
+            if name in (self._file, f"{self._file}.data"):
+                shutil.copy2(self._bundle.file(name), folder / name)
+        progress("copy FP32 graph", 1, 1)
+        return self._bundle.manifest.parity
+
+
+def default_classes(channels: int) -> tuple[str, ...]:
+    """Class names where the checkpoint knows none."""
+    if channels == 1:
+        return ("foreground",)
+    return ("background", *(f"class {i}" for i in range(1, channels)))

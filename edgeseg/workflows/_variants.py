@@ -1,0 +1,159 @@
+"""The variants of a build: how each file is made, and what the manifest says of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from edgeseg._progress import Progress
+from edgeseg.errors import UsageError
+from edgeseg.spec import BACKENDS, CalibrationRecord, Decision, Precision, Variant
+from edgeseg.workflows._source import FP32_FILE, Source
+
+if TYPE_CHECKING:
+    from edgeseg.calib import CalibrationFrames
+
+__all__ = ["Made", "fp16_variants", "fp32_variant", "int8_variants"]
+
+
+@dataclass(frozen=True)
+class Made:
+    """Variants written into a bundle, and what was decided on the way."""
+
+    variants: tuple[Variant, ...]
+    decisions: tuple[Decision, ...]
+    calibration: CalibrationRecord | None = None
+
+
+def fp32_variant(source: Source) -> Variant:
+    """The exported graph itself, which serves every backend."""
+    return _variant(
+        source,
+        name="fp32",
+        file=FP32_FILE,
+        precision="fp32",
+        products="fp32",
+        rest="fp32",
+        placement="none: the exported graph",
+        backends=BACKENDS,
+    )
+
+
+def int8_variants(
+    folder: Path,
+    source: Source,
+    frames: CalibrationFrames,
+    *,
+    method: str | None,
+    quantizer: Literal["edgeseg", "modelopt"],
+    exclude: Sequence[str],
+    threads: int | None,
+    progress: Progress,
+) -> Made:
+    """Calibrate once and write an INT8 graph for every backend.
+
+    Raises:
+        UsageError: the quantiser knows no such method, or an exclusion matches nothing.
+        CalibrationError: a frame cannot be read, or the model fails on it.
+    """
+    from edgeseg import calib
+
+    fp32 = folder / FP32_FILE
+    if quantizer == "modelopt":
+        graphs = calib.quantize_with_modelopt(
+            fp32, frames, folder, **({"method": method} if method else {}), exclude=exclude
+        )
+        used = method or calib.MODELOPT_METHODS[0]
+    else:
+        used = method or calib.DEFAULT_METHOD
+        if used not in calib.METHODS:
+            raise UsageError(
+                f"unknown calibration method {used!r}: choose {', '.join(calib.METHODS)}"
+            )
+        total = len(frames)
+        ranges = calib.collect_ranges(
+            fp32,
+            frames,
+            threads=threads,
+            on_frame=lambda done: progress("calibrate", done, total),
+        )
+        thresholds = ranges.thresholds(used)
+        graphs = []
+        for done, backend in enumerate(BACKENDS):
+            progress("quantise", done, len(BACKENDS))
+            path = folder / f"int8-{backend}.onnx"
+            graphs.append(calib.quantize(fp32, thresholds, backend, path, exclude))
+        progress("quantise", len(BACKENDS), len(BACKENDS))
+    variants = tuple(
+        _variant(
+            source,
+            name=graph.path.stem,
+            file=graph.path.name,
+            precision="int8",
+            products="int8",
+            rest=graph.rest,
+            placement=graph.placement,
+            backends=graph.backends,
+        )
+        for graph in graphs
+    )
+    decisions = [*frames.warnings]
+    for graph in graphs:
+        decisions += [d for d in graph.decisions if d not in decisions]
+    return Made(variants, tuple(decisions), frames.record(quantizer, used))
+
+
+def fp16_variants(folder: Path, source: Source, progress: Progress) -> Made:
+    """Write both FP16 graphs; they serve every backend."""
+    from edgeseg import calib
+
+    variants, decisions = [], []
+    for done, mode in enumerate(calib.FP16_MODES):
+        progress("convert to FP16", done, len(calib.FP16_MODES))
+        graph = calib.to_fp16(folder / FP32_FILE, folder / f"{mode}.onnx", mode)
+        variants.append(
+            _variant(
+                source,
+                name=mode,
+                file=graph.path.name,
+                precision=mode,
+                products="fp16",
+                rest="fp16",
+                placement=graph.placement,
+                backends=BACKENDS,
+            )
+        )
+        decisions += [d for d in graph.decisions if d not in decisions]
+    progress("convert to FP16", len(calib.FP16_MODES), len(calib.FP16_MODES))
+    return Made(tuple(variants), tuple(decisions))
+
+
+def _variant(
+    source: Source,
+    *,
+    name: str,
+    file: str,
+    precision: Precision,
+    products: Literal["fp32", "fp16", "int8"],
+    rest: Literal["fp32", "fp16"],
+    placement: str,
+    backends: tuple[Any, ...],
+) -> Variant:
+    # Filled in by the self-test: infinite until then, which JSON refuses to store.
+    unmeasured = dict.fromkeys(backends, math.inf)
+    return Variant(
+        name=name,
+        file=file,
+        precision=precision,
+        products=products,
+        rest=rest,
+        placement=placement,
+        backends=backends,
+        batch=source.inputs[0].shape[0],
+        inputs=source.inputs,
+        outputs=source.outputs,
+        golden_tolerance=unmeasured,
+    )

@@ -1,0 +1,254 @@
+"""``run``: a bundle's masks drawn on a picture, a folder of pictures or a video."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeseg import model as models
+from edgeseg._progress import Progress, silent
+from edgeseg.errors import DataError, UsageError
+from edgeseg.model import Model, Result
+from edgeseg.overlay import Overlay, parse_colours
+from edgeseg.spec import Precision
+from edgeseg.video.pipeline import PipelineReport, Stage, run_pipeline
+from edgeseg.video.sink import SinkSpec, check_suffix, open_sink
+from edgeseg.video.source import Frame, MediaKind, Source, media_kind, open_source
+
+__all__ = ["RunReport", "frame_stages", "run"]
+
+_log = logging.getLogger(__name__)
+
+Picture = npt.NDArray[np.uint8]
+Draw = Callable[[Frame, Result], Picture]
+
+
+@dataclass(frozen=True)
+class RunReport:
+    """What ``run`` did."""
+
+    output: Path
+    kind: MediaKind
+    frames: int
+    frames_with_foreground: int
+    backend: str
+    variant: str
+    pipeline: PipelineReport
+
+    def __str__(self) -> str:
+        frames = "1 frame" if self.frames == 1 else f"{self.frames} frames"
+        return (
+            f"{self.output}: {frames}, {self.frames_with_foreground} with foreground, "
+            f"{self.pipeline.fps:.1f} frames/s ({self.variant} on {self.backend})"
+        )
+
+
+def run(
+    bundle: str | Path,
+    input: str | Path,
+    output: str | Path | None = None,
+    *,
+    alpha: float = 0.4,
+    color: str | None = None,
+    contours: bool = False,
+    mask_only: bool = False,
+    threshold: float | None = None,
+    force: bool = False,
+    backend: str = "auto",
+    device: str = "CPU",
+    precision: Precision | None = None,
+    threads: int | None = None,
+    progress: Progress = silent,
+) -> RunReport:
+    """Segment ``input`` and write it with the masks drawn on it, or the masks alone.
+
+    Decoding, preprocessing, inference, read-out, drawing and encoding overlap; memory does not grow
+    with the length of the video. No frame is dropped. Audio is not carried over.
+
+    Masks (``mask_only``) are stored without loss and as ``edgeseg eval`` reads them: 0 and 255 for
+    one foreground class, otherwise class indices (in PNG files with a palette, so that they can be
+    looked at). Masks of a video are FFV1, 8-bit grey, in Matroska.
+
+    Args:
+        bundle: the folder ``NAME.edgeseg``.
+        input: a video, a picture, or a folder of pictures.
+        output: of the same kind as the input: a video is H.264 in ``.mp4``, ``.mov`` or ``.mkv``
+            (masks: ``.mkv``), a folder is filled with PNG files. None for the input's stem with
+            ``-overlay`` or ``-mask`` in the current folder.
+        alpha: opacity of the fill, 0 to 1.
+        color: one colour a class, names or #RRGGBB, separated by commas; None for the defaults.
+        contours: draw outlines as well.
+        mask_only: write masks instead of overlays.
+        threshold: for one-class models, instead of the bundle's; between 0 and 1.
+        force: replace an existing output.
+        backend: as for ``edgeseg.open``, like ``device``, ``precision`` and ``threads``.
+        device: see ``backend``.
+        precision: see ``backend``.
+        threads: see ``backend``.
+        progress: called with ("run", frames done, frames in all or 0).
+
+    Raises:
+        UsageError: arguments that contradict each other, the input or the bundle.
+        OutputError: the output exists, or cannot be written.
+        TruncatedVideoError: the video breaks off. What could be read has been written.
+        DataError: the input cannot be read, or some pictures of a folder (the others are written).
+        BundleError, BackendError: as ``edgeseg.open``.
+    """
+    source_path = Path(input)
+    kind = media_kind(source_path)
+    target = Path(output) if output is not None else _default_output(source_path, kind, mask_only)
+    check_suffix(target, SinkSpec(kind, labels=mask_only))
+    if _is_same(source_path, target):
+        raise UsageError(f"{target} is the input itself: choose another output")
+    with (
+        open_source(source_path) as source,
+        models.open(
+            bundle,
+            backend=backend,
+            device=device,
+            precision=precision,
+            threads=threads,
+            # Frames of a file are independent: several at once, each on few threads, do more
+            # frames a second than one on all of them.
+            hint="latency" if kind == "image" else "throughput",
+        ) as model,
+    ):
+        _check_threshold(model, threshold)
+        colours = parse_colours(color, _foreground_classes(model))
+        draw = (
+            _masks(model)
+            if mask_only
+            else _overlays(Overlay(colours, alpha=alpha, contours=contours))
+        )
+        palette = colours if mask_only and len(colours) > 1 else None
+        spec = SinkSpec.like(source, labels=mask_only, palette=palette)
+        return _run(
+            model,
+            source,
+            target,
+            spec,
+            draw=draw,
+            threshold=threshold,
+            force=force,
+            progress=progress,
+        )
+
+
+def frame_stages(model: Model, draw: Draw, threshold: float | None = None) -> tuple[Stage, ...]:
+    """The pipeline's stages for a model: from ``Frame`` to (frame, picture, result)."""
+
+    def preprocess(frame: Frame) -> Any:
+        return frame, model.preprocess(frame.image)
+
+    def infer(item: Any) -> Any:
+        frame, tensors = item
+        return frame, model.infer(tensors)
+
+    def read_out(item: Any) -> Any:
+        frame, outputs = item
+        return frame, model.read_out(outputs, frame.image.shape[:2], threshold=threshold)
+
+    def draw_result(item: Any) -> Any:
+        frame, result = item
+        return frame, draw(frame, result), result.area_px > 0
+
+    return (
+        Stage("preprocess", preprocess),
+        Stage("inference", infer, workers=model.engine.parallel),
+        Stage("read-out", read_out),
+        Stage("draw", draw_result),
+    )
+
+
+def _run(
+    model: Model,
+    source: Source,
+    target: Path,
+    spec: SinkSpec,
+    *,
+    draw: Draw,
+    threshold: float | None,
+    force: bool,
+    progress: Progress,
+) -> RunReport:
+    total = source.frame_count or 0
+    done = found = 0
+    with open_sink(target, spec, force=force) as sink:
+
+        def write(item: Any) -> None:
+            nonlocal done, found
+            frame, picture, has_foreground = item
+            sink.write(frame, picture)
+            done += 1
+            found += has_foreground
+            progress("run", done, max(total, done))
+
+        report = run_pipeline(source, frame_stages(model, draw, threshold), write)
+        if report.ended_by is not None and not report.frames:
+            raise report.ended_by
+    if report.ended_by is not None:
+        # Not ``raise ... from``: the same error, with where its good part lies.
+        kind = type(report.ended_by)
+        raise kind(f"{report.ended_by}; what was read is written to {target}")
+    if total != done:
+        progress("run", done, done)
+    return RunReport(
+        output=target,
+        kind=source.kind,
+        frames=report.frames,
+        frames_with_foreground=found,
+        backend=model.engine.info.backend,
+        variant=model.variant.name,
+        pipeline=report,
+    )
+
+
+def _overlays(overlay: Overlay) -> Draw:
+    def draw(frame: Frame, result: Result) -> Picture:
+        # The frame was decoded for this run and belongs to nobody else.
+        return overlay(frame.image, result.mask, in_place=True)
+
+    return draw
+
+
+def _masks(model: Model) -> Draw:
+    scale = 255 if _foreground_classes(model) == 1 else 1
+
+    def draw(frame: Frame, result: Result) -> Picture:
+        return np.multiply(result.mask, scale, dtype=np.uint8)
+
+    return draw
+
+
+def _foreground_classes(model: Model) -> int:
+    return max(1, len(model.classes) - 1)
+
+
+def _check_threshold(model: Model, threshold: float | None) -> None:
+    if threshold is None:
+        return
+    if model.manifest.readout.activation != "sigmoid":
+        raise UsageError("--threshold has no meaning for several classes, which compete")
+    if not 0.0 < threshold < 1.0:
+        raise UsageError(f"--threshold must lie between 0 and 1, got {threshold}")
+
+
+def _default_output(source: Path, kind: MediaKind, mask_only: bool) -> Path:
+    what = "mask" if mask_only else "overlay"
+    if kind == "folder":
+        return Path(f"{source.resolve().name or 'folder'}-{what}")
+    suffix = ".png" if kind == "image" else ".mkv" if mask_only else ".mp4"
+    return Path(f"{source.stem}-{what}{suffix}")
+
+
+def _is_same(source: Path, target: Path) -> bool:
+    try:
+        return target.exists() and source.samefile(target)
+    except OSError as error:
+        raise DataError(f"{source}: cannot be read: {error.strerror or error}") from error

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -10,6 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeseg._files import atomic_directory, check_output
+from edgeseg._progress import Progress, silent
 from edgeseg.errors import InputError, OutputError
 from edgeseg.synthetic.scene import Scene
 
@@ -56,7 +56,7 @@ def generate_dataset(
     height_px: int = 288,
     width_px: int = 384,
     force: bool = False,
-    progress: Callable[[int, int], None] | None = None,
+    progress: Progress = silent,
 ) -> None:
     """Write ``folder/image/NNNN.png`` and ``folder/mask/NNNN.png``, each pair of another scene.
 
@@ -69,7 +69,7 @@ def generate_dataset(
         height_px: height of the frames.
         width_px: width of the frames.
         force: replace a folder that exists.
-        progress: called with (written, count) after each pair.
+        progress: called with ("generate", written, count) after each pair.
 
     Raises:
         InputError: an argument is out of range.
@@ -90,5 +90,4 @@ def generate_dataset(
                 if not encoded:
                     raise OutputError(f"cannot encode {folder / kind / name} as PNG")
                 (temporary / kind / name).write_bytes(data.tobytes())
-            if progress is not None:
-                progress(index + 1, count)
+            progress("generate", index + 1, count)

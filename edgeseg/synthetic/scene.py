@@ -25,7 +25,7 @@ from edgeseg.synthetic._camera import (
     view_directions,
 )
 from edgeseg.synthetic._noise import fractal_noise
-from edgeseg.synthetic._polyp import Polyp, PolypPose, make_polyp
+from edgeseg.synthetic._polyp import CREASE, Polyp, PolypPose, make_polyp
 from edgeseg.synthetic._wall import Centreline, make_wall
 
 __all__ = ["Scene"]
@@ -38,6 +38,7 @@ _MINIMUM_PX = 16
 _MAXIMUM_PX = 4096
 _FARTHEST = 7.5
 _COARSE = 4
+_PACKED = 256
 _TWO_PI = 2.0 * math.pi
 # Planes of what is known of the surface that each ray meets.
 _DEPTH, _NORMAL, _TINT, _WEIGHT = 0, slice(1, 4), slice(4, 7), 7
@@ -218,17 +219,28 @@ class Scene:
         """Distance along each ray to the first surface, float32, shape of the ray grid."""
         coarse_rays = _rotate(moment.rotation, self._coarse_rays)
         start = np.full(coarse_rays.shape[1:], 0.05, dtype=np.float32)
-        coarse = self._march(moment, coarse_rays, start, steps=36, factor=0.35)
+        coarse, _ = self._march(moment, coarse_rays, start, steps=36, factor=0.35)
         # The nearest neighbour's distance is a safe start for the rays between.
         nearest = cv2.erode(coarse, np.ones((3, 3), dtype=np.uint8))
         rows, columns = rays.shape[1:]
         start = cv2.resize(nearest, (columns, rows), interpolation=cv2.INTER_LINEAR)
-        return self._march(moment, rays, start * np.float32(0.98), steps=9, factor=0.5)
+        depth, distance = self._march(moment, rays, start * np.float32(0.98), steps=6, factor=0.5)
+        # Those that passed an edge and have far to go are followed alone.
+        open_rays = np.flatnonzero((np.abs(distance) > 0.01) & (depth < _FARTHEST))
+        if open_rays.size:
+            packed = np.resize(open_rays, (-(-open_rays.size // _PACKED), _PACKED))
+            followed = rays.reshape(3, -1)[:, packed]
+            start = depth.reshape(-1)[packed]
+            end, _ = self._march(moment, followed, start, steps=22, factor=0.45)
+            depth.reshape(-1)[packed] = end
+        return depth
 
     def _march(
         self, moment: _Moment, rays: Array, start: Array, *, steps: int, factor: float
-    ) -> Array:
+    ) -> tuple[Array, Array]:
+        """Distance along each ray after ``steps``; how far from a surface the last one began."""
         depth = start.copy()
+        distance = depth
         windows = [(pose, _window(pose, moment.origin, rays)) for pose in moment.polyps]
         for _ in range(steps):
             x, y, z = _points(moment, rays, depth)
@@ -240,7 +252,7 @@ class Scene:
                     distance[window] = merged
             depth += np.clip(distance * np.float32(factor), np.float32(-0.3), np.float32(0.5))
             np.clip(depth, 0.02, _FARTHEST, out=depth)
-        return np.asarray(depth)
+        return depth, distance
 
     def _surface(self, moment: _Moment, rays: Array, depth: Array) -> Array:
         """What each ray meets.
@@ -273,7 +285,7 @@ class Scene:
             part = surface[:, window[0], window[1]]
             self._paint_polyp(pose, at, weight, part)
             # Little light reaches the crease between polyp and wall.
-            gap = np.clip(near / np.float32(0.4 * pose.radius), 0.0, 1.0) - np.float32(1.0)
+            gap = np.clip(near / np.float32(CREASE * pose.radius), 0.0, 1.0) - np.float32(1.0)
             part[_TINT] *= np.float32(1.0) - np.float32(0.4) * gap * gap * (
                 np.float32(1.0) - weight
             )
@@ -427,7 +439,8 @@ class Scene:
             shape_rng = np.random.Generator(np.random.PCG64(rng.integers(1 << 32)))
             ray = (moment.rotation @ look).astype(np.float32)
             start = np.full((1, 1), 0.05, dtype=np.float32)
-            depth = self._march(moment, ray.reshape(3, 1, 1), start, steps=60, factor=0.3).item()
+            end, _ = self._march(moment, ray.reshape(3, 1, 1), start, steps=60, factor=0.3)
+            depth = end.item()
             if not 0.5 < depth < 3.5:
                 continue
             if any(math.acos(float(np.clip(look @ d, -1, 1))) < apparent + a for d, a in taken):

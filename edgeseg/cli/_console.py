@@ -33,6 +33,7 @@ def progress_bars(arguments: argparse.Namespace) -> Iterator[Progress]:
     from rich.progress import (
         BarColumn,
         MofNCompleteColumn,
+        TaskID,
         TextColumn,
         TimeElapsedColumn,
         TimeRemainingColumn,
@@ -47,7 +48,7 @@ def progress_bars(arguments: argparse.Namespace) -> Iterator[Progress]:
         TimeRemainingColumn(),
         console=Console(stderr=True),
     ) as bars:
-        tasks: dict[str, int] = {}
+        tasks: dict[str, TaskID] = {}
 
         def report(stage: str, done: int, total: int) -> None:
             if stage not in tasks:

@@ -97,18 +97,17 @@ class BuildReport:
     def table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         """Columns and rows of the closing table: one row for each variant and backend."""
         columns = ("variant", "backend", "MB", "Dice", "IoU", "Dice to FP32", "ms", "times FP32")
-        rows = []
-        for variant in self.manifest.variants:
-            for backend in variant.backends:
-                rows.append(
-                    (
-                        variant.name,
-                        backend,
-                        f"{self.sizes_bytes[variant.name] / 1e6:.1f}",
-                        *self._scores(variant.name, backend),
-                        *self._latency(variant.name, backend),
-                    )
-                )
+        rows: list[tuple[str, ...]] = [
+            (
+                variant.name,
+                backend,
+                f"{self.sizes_bytes[variant.name] / 1e6:.1f}",
+                *self._scores(variant.name, backend),
+                *self._latency(variant.name, backend),
+            )
+            for variant in self.manifest.variants
+            for backend in variant.backends
+        ]
         return columns, rows
 
     def _scores(self, variant: str, backend: str) -> tuple[str, str, str]:
@@ -396,7 +395,7 @@ def _with_tolerances(
         tolerances = {}
         for backend in variant.backends:
             runner = backend if backend in installed else installed[0]
-            with open_engine(folder / variant.file, runner) as engine:  # type: ignore[arg-type]
+            with open_engine(folder / variant.file, runner) as engine:
                 error = golden_error(engine, golden, lambda frame: {name: preprocess(frame)})
             if not error <= _LARGEST_ERROR:
                 raise CalibrationError(

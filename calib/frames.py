@@ -1,0 +1,236 @@
+"""Calibration frames: which ones, from which files, through the one definition of preprocessing."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeseg._files import sha256_file
+from edgeseg.dataset import DataFolder, read_image
+from edgeseg.errors import CalibrationError, DataError, UsageError
+from edgeseg.preprocess import Preprocessor
+from edgeseg.spec import CalibrationRecord, Decision, PreprocessSpec
+from edgeseg.video import open_source
+
+__all__ = ["DEFAULT_FRAMES", "FEW_FRAMES", "MAX_ARRAY_BYTES", "CalibrationFrames"]
+
+DEFAULT_FRAMES = 512
+FEW_FRAMES = 32
+"""Below this, ranges depend on the luck of the draw, and the build says so."""
+MAX_ARRAY_BYTES = 2 << 30
+"""Largest array that ``save_array`` writes: 2 GiB, 2730 frames of 256 x 256."""
+
+_SHOWN = 5
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class _Pick:
+    """A file, and the frames of it that are used (a picture is frame 0)."""
+
+    path: Path
+    indices: tuple[int, ...]
+    is_video: bool
+
+
+class CalibrationFrames:
+    """Frames sampled evenly over pictures and videos. Iterate over it as often as needed.
+
+    Each iteration decodes and preprocesses anew, one frame at a time, so memory does not grow with
+    the number of frames.
+    """
+
+    def __init__(
+        self, picks: tuple[_Pick, ...], spec: PreprocessSpec, sha256: tuple[str, ...], threads: int
+    ) -> None:
+        self._picks = picks
+        self._preprocess = Preprocessor(spec, threads)
+        self.spec = spec
+        self.sources = tuple(pick.path.name for pick in picks)
+        """Names of the files that frames are taken from, without folders."""
+        self.sha256 = sha256
+        """Hash of the content of each of them, in the same order."""
+
+    @classmethod
+    def open(
+        cls,
+        data: Path | str | DataFolder,
+        spec: PreprocessSpec,
+        *,
+        limit: int = DEFAULT_FRAMES,
+        validation: Path | str | DataFolder | None = None,
+        threads: int = 1,
+    ) -> CalibrationFrames:
+        """Choose frames; masks are not looked at, and no picture is decoded yet.
+
+        Args:
+            data: a folder of pictures and videos, or one of either.
+            spec: the model's preprocessing.
+            limit: at most that many frames, evenly spaced over all there are.
+            validation: the set that the result will be judged on; none of its files may be among
+                the calibration files (their content is compared, not their names).
+            threads: for preprocessing.
+
+        Raises:
+            UsageError: ``limit`` is not positive.
+            CalibrationError: nothing to calibrate on, a video that cannot be read, or an overlap,
+                naming the files.
+        """
+        if limit < 1:
+            raise UsageError(f"the number of calibration frames must be positive, got {limit}")
+        folder = _open(data, "calibration data")
+        if validation is not None:
+            _refuse_overlap(folder, _open(validation, "validation data"))
+        picks = _pick(folder, limit)
+        hashes = tuple(sha256_file(pick.path) for pick in picks)
+        frames = cls(picks, spec, hashes, threads)
+        for decision in frames.warnings:
+            _log.warning("%s: %s", decision.what, decision.why)
+        return frames
+
+    def __len__(self) -> int:
+        return sum(len(pick.indices) for pick in self._picks)
+
+    def __iter__(self) -> Iterator[npt.NDArray[np.float32]]:
+        """Yield float32 (1, 3, height_px, width_px), RGB, normalised.
+
+        Raises:
+            CalibrationError: a picture or video cannot be read, naming it.
+        """
+        for pick in self._picks:
+            try:
+                if pick.is_video:
+                    yield from map(self._preprocess, _video_frames(pick))
+                else:
+                    yield self._preprocess(read_image(pick.path))
+            except DataError as error:
+                raise CalibrationError(f"a calibration file cannot be used: {error}") from error
+
+    @property
+    def warnings(self) -> tuple[Decision, ...]:
+        """What a reader of the bundle should know about the choice of frames."""
+        if len(self) >= FEW_FRAMES:
+            return ()
+        return (
+            Decision(
+                f"calibrated on {len(self)} frame(s)",
+                f"no more were given; at least {FEW_FRAMES}, and better some hundred, cover what a "
+                "camera sees",
+            ),
+        )
+
+    def record(self, quantizer: Literal["edgeseg", "modelopt"], method: str) -> CalibrationRecord:
+        """What the manifest says about the calibration."""
+        return CalibrationRecord(quantizer, method, self.sources, self.sha256, len(self))
+
+    def save_array(self, path: Path, on_frame: Callable[[int], None] | None = None) -> None:
+        """Write all frames to an ``.npy`` file (frames, 3, height_px, width_px), one at a time.
+
+        Args:
+            path: the file.
+            on_frame: called with the number of frames done, after each.
+
+        Raises:
+            CalibrationError: it would be larger than ``MAX_ARRAY_BYTES``, or a file is unreadable.
+        """
+        shape = (len(self), 3, self.spec.height_px, self.spec.width_px)
+        frame_bytes = 4 * shape[1] * shape[2] * shape[3]
+        if len(self) * frame_bytes > MAX_ARRAY_BYTES:
+            raise CalibrationError(
+                f"{len(self)} frames make an array of {len(self) * frame_bytes >> 20} MiB: use at "
+                f"most {MAX_ARRAY_BYTES // frame_bytes} calibration frames"
+            )
+        array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+        for i, frame in enumerate(self):
+            array[i] = frame[0]
+            if on_frame is not None:
+                on_frame(i + 1)
+        array.flush()
+
+
+def _open(data: Path | str | DataFolder, what: str) -> DataFolder:
+    if isinstance(data, DataFolder):
+        return data
+    try:
+        return DataFolder.open(data, masks="ignored")
+    except DataError as error:
+        raise CalibrationError(f"no {what}: {error}") from error
+
+
+def _refuse_overlap(data: DataFolder, validation: DataFolder) -> None:
+    """Compare content; only files of equal size are hashed."""
+    theirs: dict[int, list[Path]] = {}
+    for path in _files(validation):
+        theirs.setdefault(path.stat().st_size, []).append(path)
+    hashes: dict[Path, str] = {}
+
+    def digest(path: Path) -> str:
+        if path not in hashes:
+            hashes[path] = sha256_file(path)
+        return hashes[path]
+
+    shared = [
+        (mine, other)
+        for mine in _files(data)
+        for other in theirs.get(mine.stat().st_size, ())
+        if digest(mine) == digest(other)
+    ]
+    if shared:
+        shown = ", ".join(f"{mine} = {other}" for mine, other in shared[:_SHOWN])
+        rest = len(shared) - _SHOWN
+        raise CalibrationError(
+            f"{len(shared)} calibration file(s) are also in the validation set: {shown}"
+            + (f" and {rest} more" if rest > 0 else "")
+            + ": accuracy would be judged on frames that the ranges were fitted to; "
+            "take them out of one of the two"
+        )
+
+
+def _files(folder: DataFolder) -> list[Path]:
+    return [*(case.image for case in folder.cases), *folder.videos]
+
+
+def _pick(folder: DataFolder, limit: int) -> tuple[_Pick, ...]:
+    counts = [(case.image, 1, False) for case in folder.cases]
+    counts += [(video, _frame_count(video), True) for video in folder.videos]
+    total = sum(count for _, count, _ in counts)
+    if total == 0:
+        raise CalibrationError(f"{folder.root} holds no calibration frames")
+    chosen = np.arange(total)
+    if total > limit:
+        chosen = ((np.arange(limit) + 0.5) * total / limit).astype(np.int64)
+    picks = []
+    start = 0
+    for path, count, is_video in counts:
+        inside = chosen[(chosen >= start) & (chosen < start + count)] - start
+        if inside.size:
+            picks.append(_Pick(path, tuple(int(i) for i in inside), is_video))
+        start += count
+    return tuple(picks)
+
+
+def _frame_count(video: Path) -> int:
+    """Frames that can be decoded. The container's number is an estimate, so they are counted."""
+    try:
+        with open_source(video) as source:
+            return sum(1 for _ in source)
+    except DataError as error:
+        raise CalibrationError(f"a calibration video cannot be used: {error}") from error
+
+
+def _video_frames(pick: _Pick) -> Iterator[npt.NDArray[np.uint8]]:
+    wanted = set(pick.indices)
+    last = pick.indices[-1]
+    with open_source(pick.path) as source:
+        for frame in source:
+            if frame.index in wanted:
+                yield frame.image
+            if frame.index == last:
+                return

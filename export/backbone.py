@@ -1,8 +1,8 @@
 """The DINOv3 ViT in torch: timm's implementation, loaded through timm's own checkpoint filter.
 
-timm's ``vit_*_patch16_dinov3_qkvb`` reproduces Meta's code exactly; any size is reached by keyword
-arguments to one variant. The plain ``*_dinov3`` variants drop the qkv bias, which trained checkpoints
-may have.
+timm's ``vit_*_patch16_dinov3_qkvb`` reproduces Meta's code exactly; any size is reached by
+keyword arguments to one variant. The plain ``*_dinov3`` variants drop the qkv bias, which trained
+checkpoints may have.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ _VARIANT = "vit_small_patch16_dinov3_qkvb"
 class Dinov3Backbone(nn.Module):
     """The transformer, giving four feature maps.
 
-    As Meta's ``get_intermediate_layers``: the output of each tapped block passes the final norm, and only
-    its patch tokens are returned. Parameter names are timm's, without prefix.
+    As Meta's ``get_intermediate_layers``: the output of each tapped block passes the final norm,
+    and only its patch tokens are returned. Parameter names are timm's, without prefix.
     """
 
     def __init__(self, config: BackboneConfig) -> None:
@@ -90,15 +90,15 @@ class Dinov3Backbone(nn.Module):
         return tuple(maps)
 
     def load_checkpoint(self, state: Mapping[str, Tensor]) -> None:
-        """Take the weights of a backbone's state dict (without prefix), in Meta's or timm's spelling.
+        """Take the weights of a backbone's state dict (no prefix), in Meta's or timm's spelling.
 
-        timm's filter drops the key bias and the RoPE periods. Both are taken from the checkpoint here where
-        it has them: Meta multiplies the bias by ``bias_mask`` (which is zero for keys in every released
-        model), and released periods are rounded to bfloat16.
+        timm's filter drops the key bias and the RoPE periods. Both are taken from the checkpoint
+        here where it has them: Meta multiplies the bias by ``bias_mask`` (which is zero for keys in
+        every released model), and released periods are rounded to bfloat16.
         """
         from timm.models.eva import checkpoint_filter_fn
 
-        # Found by its keys' meaning elsewhere; timm would take it for the sign of another model.
+        # Of no use here, and timm's filter takes it for the sign of another architecture.
         weights = {key: value.float() for key, value in state.items() if key != "mask_token"}
         if spelling_of(_shapes(weights)) == "meta":
             weights = {key: _masked(key, value, weights) for key, value in weights.items()}

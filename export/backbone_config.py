@@ -49,7 +49,8 @@ class BackboneConfig:
     def __post_init__(self) -> None:
         if self.width % self.heads or (self.width // self.heads) % 4:
             raise CheckpointShapeError(
-                f"width {self.width} cannot be shared by {self.heads} heads whose width is a multiple of 4"
+                f"a width of {self.width} cannot be shared by {self.heads} heads, each a "
+                "multiple of 4 wide"
             )
         if self.depth < _MIN_DEPTH:
             raise CheckpointShapeError(
@@ -89,16 +90,16 @@ def spelling_of(shapes: Shapes) -> Spelling:
     if "reg_token" in shapes:
         return "timm"
     raise CheckpointShapeError(
-        "the backbone has neither 'storage_tokens' (Meta's spelling) nor 'reg_token' (timm's): it is not "
-        "a DINOv3 ViT"
+        "the backbone has neither 'storage_tokens' (Meta's spelling) nor 'reg_token' (timm's): it "
+        "is not a DINOv3 ViT"
     )
 
 
 def read_backbone_config(shapes: Shapes) -> BackboneConfig:
     """Read the hyper-parameters off a backbone's keys (without prefix) and shapes.
 
-    Heads: width / (4 x number of ``rope_embed.periods``), or width / 64 where timm's spelling leaves the
-    periods out.
+    Heads: width / (4 x number of ``rope_embed.periods``), or width / 64 where timm's spelling
+    leaves the periods out.
 
     Raises:
         CheckpointShapeError: a key is missing, or shapes contradict each other.
@@ -108,13 +109,12 @@ def read_backbone_config(shapes: Shapes) -> BackboneConfig:
     depth = count_children(shapes, "blocks.")
     tokens = "storage_tokens" if spelling == "meta" else "reg_token"
     _, registers, _ = dimensions(shapes, tokens, (1, None, width))
-    periods = width // _HEAD_WIDTH
     if "rope_embed.periods" in shapes:
         (number,) = dimensions(shapes, "rope_embed.periods", (None,))
         if width % (4 * number):
             raise CheckpointShapeError(
-                f"'rope_embed.periods' has shape ({number},), so heads are {4 * number} wide, which does "
-                f"not divide the backbone's width {width}"
+                f"'rope_embed.periods' has shape ({number},), so heads are {4 * number} wide, "
+                f"which does not divide the backbone's width {width} ('patch_embed.proj.weight')"
             )
         heads = width // (4 * number)
     elif width % _HEAD_WIDTH:
@@ -123,7 +123,7 @@ def read_backbone_config(shapes: Shapes) -> BackboneConfig:
             f"backbone's width {width} ('patch_embed.proj.weight')"
         )
     else:
-        heads = periods
+        heads = width // _HEAD_WIDTH
     gated = "blocks.0.mlp.w1.weight" if spelling == "meta" else "blocks.0.mlp.fc1_g.weight"
     mlp: Literal["gelu", "swiglu"] = "swiglu" if gated in shapes else "gelu"
     hidden, _ = dimensions(
@@ -179,10 +179,14 @@ def _block_shapes(config: BackboneConfig, *, meta: bool) -> dict[str, tuple[int,
         shapes |= {"attn.qkv.bias": (3 * width,), "attn.qkv.bias_mask": (3 * width,)}
     elif config.qkv_bias:
         shapes |= {"attn.q_bias": (width,), "attn.v_bias": (width,)}
-    if config.mlp == "gelu":
-        up, down = ("fc1",), "fc2"
-    else:
-        up, down = (("w1", "w2"), "w3") if meta else (("fc1_g", "fc1_x"), "fc2")
+    *up, down = _mlp_layers(config.mlp, meta=meta)
     for name in up:
         shapes |= {f"mlp.{name}.weight": (hidden, width), f"mlp.{name}.bias": (hidden,)}
     return shapes | {f"mlp.{down}.weight": (width, hidden), f"mlp.{down}.bias": (width,)}
+
+
+def _mlp_layers(mlp: str, *, meta: bool) -> tuple[str, ...]:
+    """The names of the layers into the hidden width, then of the one out of it."""
+    if mlp == "gelu":
+        return ("fc1", "fc2")
+    return ("w1", "w2", "w3") if meta else ("fc1_g", "fc1_x", "fc2")

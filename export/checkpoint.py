@@ -47,16 +47,16 @@ class StateDict:
 def read_state_dict(path: Path) -> StateDict:
     """Read the state dict in a ``torch.save`` or safetensors file.
 
-    Accepts a bare state dict, or one nested under ``state_dict``, ``model``, ``model_state_dict`` or
-    ``teacher``; a leading ``module.`` (or ``_orig_mod.``) is dropped from the names. Nothing in the file is
-    executed: torch's restricted unpickler knows tensors and containers only.
+    Accepts a bare state dict, or one nested under ``state_dict``, ``model``, ``model_state_dict``
+    or ``teacher``; a leading ``module.`` (or ``_orig_mod.``) is dropped from the names. Nothing in
+    the file is executed: torch's restricted unpickler knows tensors and containers only.
 
     Args:
         path: the checkpoint; large ones are mapped into memory, not read into it.
 
     Raises:
-        CheckpointError: the file is missing, a folder, no checkpoint, truncated or would run code; or
-            it holds no tensors, something else than tensors, or numbers that are not finite.
+        CheckpointError: the file is missing, a folder, no checkpoint, truncated or would run code;
+            or it holds no tensors, something else than tensors, or numbers that are not finite.
     """
     path = Path(path)
     _check_file(path)
@@ -104,7 +104,8 @@ def _read_safetensors(path: Path) -> Any:
         return load_file(path)
     except (SafetensorError, OSError, RuntimeError) as error:
         raise CheckpointError(
-            f"{path} is not a readable safetensors file ({error}): it is truncated or damaged; copy it again"
+            f"{path} is not a readable safetensors file ({error}): it is truncated or damaged; "
+            "copy it again"
         ) from error
 
 
@@ -117,9 +118,10 @@ def _read_torch(path: Path) -> Any:
         refused = _refused_globals(path)
         if refused:
             raise CheckpointError(
-                f"{path} was refused: loading it would import and call {_listed(refused)}, and a checkpoint can "
-                "run any code that way. Nothing was executed. If you trust where it came from, load it in your "
-                "training code and save the weights alone: torch.save(model.state_dict(), ...)"
+                f"{path} was refused: loading it would import {_listed(refused)}, and could run "
+                "any code that way. Nothing was executed. If you trust where it came from, load it "
+                "in your training code and save its weights alone: "
+                "torch.save(model.state_dict(), ...)"
             ) from error
         raise CheckpointError(
             f"{path} is not a PyTorch or safetensors checkpoint, or is damaged "
@@ -128,7 +130,7 @@ def _read_torch(path: Path) -> Any:
 
 
 def _check_zip(path: Path) -> bool:
-    """Whether the file is a zip archive as ``torch.save`` writes it; refuse a broken or foreign one."""
+    """Whether the file is a zip archive of ``torch.save``; refuse a broken or foreign one."""
     with path.open("rb") as stream:
         if stream.read(len(_ZIP_MAGIC)) != _ZIP_MAGIC:
             return False
@@ -137,20 +139,21 @@ def _check_zip(path: Path) -> bool:
             members = archive.infolist()
     except (zipfile.BadZipFile, OSError, ValueError) as error:
         raise CheckpointError(
-            f"{path} is truncated: it begins like a PyTorch checkpoint but its end is missing; copy it again"
+            f"{path} is truncated: it begins like a PyTorch checkpoint but its end is missing; "
+            "copy it again"
         ) from error
     if not any(member.filename.endswith("data.pkl") for member in members):
         raise CheckpointError(f"{path} is a zip archive, but not one that torch.save wrote")
-    # torch stores without compression, so a compressed member could only be there to expand without bound.
+    # torch stores without compression: a compressed member could only be there to expand unbounded.
     if any(member.compress_type != zipfile.ZIP_STORED for member in members):
         raise CheckpointError(
-            f"{path} holds compressed parts, which torch.save never writes; it was refused"
+            f"{path} was refused: it holds compressed parts, which torch.save never writes"
         )
     return True
 
 
 def _refused_globals(path: Path) -> list[str]:
-    """What the file's pickle would import beyond tensors and containers, found without executing it."""
+    """What the pickle would import beyond tensors and containers, found without executing it."""
     found: dict[str, None] = {}
     try:
         for name in _pickled_globals(path):
@@ -207,15 +210,15 @@ def _unwrap(content: Any, path: Path) -> tuple[Mapping[Any, Any], str | None]:
 def _named_tensors(state: Mapping[Any, Any], path: Path) -> dict[str, Tensor]:
     if not state or not any(isinstance(value, Tensor) for value in state.values()):
         raise CheckpointError(
-            f"{path} holds no tensors under its keys {_listed([str(key) for key in state])}: expected a state "
-            f"dict, bare or under one of {', '.join(_NESTED)}"
+            f"{path} holds no tensors (keys: {_listed([str(key) for key in state]) or 'none'}): "
+            f"expected a state dict, bare or under one of {', '.join(_NESTED)}"
         )
     tensors: dict[str, Tensor] = {}
     for key, value in state.items():
         if not isinstance(key, str) or not isinstance(value, Tensor):
             raise CheckpointError(
-                f"{path}: the value of {key!r} is of type {type(value).__name__}; a state dict maps names to "
-                "tensors only"
+                f"{path}: the value of {key!r} is of type {type(value).__name__}; a state dict "
+                "maps names to tensors only"
             )
         name = key
         while wrapper := next((w for w in _WRAPPERS if name.startswith(w)), None):
@@ -243,8 +246,8 @@ def _check_tensor(key: str, value: Tensor, size_bytes: int, path: Path) -> None:
     if value.is_floating_point() and not bool(torch.isfinite(value).all()):
         bad = int(value.numel() - torch.isfinite(value).sum())
         raise CheckpointError(
-            f"{path}: {key!r} holds {bad} values that are not finite (NaN or infinite): the training diverged, "
-            "or the file is damaged; take an earlier checkpoint"
+            f"{path}: {key!r} holds {bad} values that are not finite (NaN or infinite): the "
+            "training diverged, or the file is damaged; take an earlier checkpoint"
         )
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import abc
-import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
@@ -12,7 +11,7 @@ from torch import Tensor, nn
 
 from edgeseg.export.backbone_config import Spelling
 from edgeseg.export.shapes import Shapes
-from edgeseg.spec import PreprocessSpec, ReadoutSpec, TensorSpec
+from edgeseg.spec import PreprocessSpec, ReadoutSpec, TensorSpec, to_json
 
 __all__ = ["Family", "InputSize"]
 
@@ -21,7 +20,7 @@ C = TypeVar("C")
 
 @dataclass(frozen=True)
 class InputSize:
-    """The fixed size that a graph is made for; a family adds what else its inputs need from its config."""
+    """The fixed size that a graph is made for; what else inputs need is in a family's config."""
 
     height_px: int = 256
     width_px: int = 256
@@ -29,12 +28,12 @@ class InputSize:
 
 
 class Family(abc.ABC, Generic[C]):
-    """Detection, hyper-parameters and formulation of one family; ``C`` is its frozen config dataclass.
+    """Detection, hyper-parameters and formulation of one family; ``C`` is its config dataclass.
 
-    Methods that take ``shapes`` see the whole state dict's names and shapes, never its values, so that a
-    checkpoint can be recognised without building its model. Nothing here assumes one input, one output or
-    two dimensions: the module of `build` takes one tensor for each of `inputs`, in that order, and
-    returns a tensor, or a tuple with one for each of `outputs`.
+    Methods that take ``shapes`` see the whole state dict's names and shapes, never its values, so
+    that a checkpoint can be recognised without building its model. Nothing here assumes one input,
+    one output or two dimensions: the module of `build` takes one tensor for each of `inputs`, in
+    that order, and returns a tensor, or a tuple with one for each of `outputs`.
     """
 
     name: str
@@ -110,4 +109,5 @@ class Family(abc.ABC, Generic[C]):
 
     def hyperparameters(self, config: C) -> dict[str, Any]:
         """The config as nested JSON types, for the manifest and for ``edgeseg inspect``."""
-        return dataclasses.asdict(config)  # type: ignore[call-overload]
+        values: dict[str, Any] = to_json(config)
+        return values

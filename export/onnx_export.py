@@ -16,18 +16,13 @@ import torch
 from onnx import ModelProto
 from torch import nn
 
+from edgeseg import __version__
 from edgeseg._files import atomic_file
 from edgeseg.errors import ExportError
 from edgeseg.export.family import InputSize
-from edgeseg.export.graph import (
-    MAX_IR_VERSION,
-    OPSET,
-    check_graph,
-    drop_notes,
-    infer_shapes,
-    rename,
-)
+from edgeseg.export.graph import MAX_IR_VERSION, OPSET, check_graph, infer_shapes
 from edgeseg.export.loading import LoadedCheckpoint
+from edgeseg.export.naming import drop_notes, rename
 from edgeseg.spec import TensorSpec
 
 __all__ = ["ExportedGraph", "Progress", "export_onnx"]
@@ -70,8 +65,8 @@ def export_onnx(
 ) -> ExportedGraph:
     """Write the model for one input size as ONNX.
 
-    Static shapes, opset 20, RoPE tables as constants, LayerNormalization and Gelu as such, no control
-    flow. Nodes are named after their modules (``/backbone/blocks.3/attn/qkv/MatMul``).
+    Static shapes, opset 20, RoPE tables as constants, LayerNormalization and Gelu as such, no
+    control flow. Nodes are named after their modules (``/backbone/blocks.3/attn/qkv/MatMul``).
 
     Args:
         loaded: the checkpoint.
@@ -97,7 +92,8 @@ def export_onnx(
     rename(model)
     drop_notes(model)
     model.ir_version = min(model.ir_version, MAX_IR_VERSION)
-    model.producer_name = "edgeseg"
+    model.producer_name, model.producer_version = "edgeseg", __version__
+    model.graph.name = family.name
     onnx.helper.set_model_props(model, {"family": family.name, "checkpoint_sha256": loaded.sha256})
     infer_shapes(model)
     check_graph(model, inputs, outputs)

@@ -35,8 +35,8 @@ def check_parity(
 ) -> ParityRecord:
     """Compare a runtime's answers with torch's, on noise and on given inputs.
 
-    The torch side is the formulation as loaded, not the form that was exported, so that the rewriting
-    for export is judged too.
+    The torch side is the formulation as loaded, not the form that was exported, so that the
+    rewriting for export is judged too.
 
     Args:
         loaded: the checkpoint that the graph was exported from.
@@ -49,8 +49,8 @@ def check_parity(
         The largest difference, and the range of that output's logits over all inputs.
 
     Raises:
-        ExportError: the difference is over `TOLERANCE` of the range, or not a number; the outputs have
-            other names or shapes; or the logits are constant, so that nothing can be compared.
+        ExportError: the difference is over `TOLERANCE` of the range, or not a number; the outputs
+            have other names or shapes; or the logits are constant, so that nothing can be compared.
     """
     inputs = loaded.family.inputs(loaded.config, size)
     outputs = loaded.family.outputs(loaded.config, size)
@@ -58,8 +58,7 @@ def check_parity(
     expected = [_torch_answer(loaded, inputs, outputs, case) for case in cases]
     found = [run(case) for case in cases]
     records = [_compare(spec, expected, found, runtime) for spec in outputs]
-    worst = max(records, key=lambda record: record.relative)
-    return worst
+    return max(records, key=lambda record: record.relative)
 
 
 def _noise(inputs: tuple[TensorSpec, ...]) -> dict[str, Array]:
@@ -98,14 +97,14 @@ def _compare(
     span = float(want.max() - want.min())
     if not span > 0:
         raise ExportError(
-            f"the model's {spec.name} are the same everywhere ({want.flat[0]:g}), so the export cannot be "
-            "judged: the checkpoint looks untrained"
+            f"the model's {spec.name} are the same everywhere ({want.flat[0]:g}), so the export "
+            "cannot be judged: the checkpoint looks untrained"
         )
     record = ParityRecord(float(np.abs(got - want).max()), span, runtime)
     if not record.relative <= TOLERANCE:
         raise ExportError(
-            f"{runtime} differs from torch by {record.max_abs_difference:g} in {spec.name}, which is "
-            f"{record.relative:.2g} of their range {span:g}; at most {TOLERANCE:g} is accepted. Report this "
-            "with the output of 'edgeseg inspect' and the versions of torch and the runtime"
+            f"{runtime} differs from torch by {record.max_abs_difference:g} in {spec.name}, which "
+            f"is {record.relative:.2g} of their range {span:g}; at most {TOLERANCE:g} is accepted. "
+            "Try another version of the runtime or of torch"
         )
     return record

@@ -1,6 +1,7 @@
 """Which family a state dict belongs to.
 
-A family is one module in `edgeseg.export.families` that defines ``FAMILY``; adding the file adds the family.
+A family is one module in `edgeseg.export.families` that defines ``FAMILY``; adding the file adds
+the family.
 """
 
 from __future__ import annotations
@@ -60,8 +61,8 @@ def detect(shapes: Shapes) -> Family[Any]:
     if matching:
         return matching[0]
     raise UnknownFamilyError(
-        f"the checkpoint is of no known family. Its {len(shapes)} keys: {_prefixes(shapes)}; for example "
-        f"{_examples(shapes)}. Known families: {_known()}"
+        f"the checkpoint is of no known family. Its {len(shapes)} keys: {_prefixes(shapes)}; for "
+        f"example {_examples(shapes)}. Known families: {_known()}"
     )
 
 

@@ -1,4 +1,4 @@
-"""Reading hyper-parameters off the names and shapes of a state dict, and comparing it with what it should hold."""
+"""Reading hyper-parameters off the names and shapes of a state dict, and checking them all."""
 
 from __future__ import annotations
 
@@ -41,22 +41,18 @@ def dimensions(shapes: Shapes, key: str, pattern: tuple[int | None, ...]) -> tup
 
 
 def count_children(shapes: Shapes, prefix: str) -> int:
-    """How many consecutive numbers 0, 1, ... follow ``prefix`` (``blocks.`` counts ``blocks.0.`` and so on).
+    """How many consecutive numbers 0, 1, ... follow ``prefix`` (such as ``blocks.``).
 
     Raises:
         CheckpointShapeError: there are none, or a number is left out.
     """
-    found = set()
-    for key in shapes:
-        if key.startswith(prefix):
-            number = key[len(prefix) :].split(".", 1)[0]
-            if number.isdecimal():
-                found.add(int(number))
+    numbers = (key[len(prefix) :].split(".", 1)[0] for key in shapes if key.startswith(prefix))
+    found = {int(number) for number in numbers if number.isdecimal()}
     missing = sorted(set(range(len(found))) - found)
     if not found or missing:
-        number = missing[0] if missing else 0
+        first = missing[0] if missing else 0
         raise CheckpointShapeError(
-            f"the checkpoint has no '{prefix}{number}.*'; found numbers {sorted(found)}"
+            f"the checkpoint has no '{prefix}{first}.*'; found numbers {sorted(found)}"
         )
     return len(found)
 
@@ -71,15 +67,16 @@ def check_shapes(found: Shapes, expected: Shapes, *, optional: Collection[str], 
         what: the family, for messages.
 
     Raises:
-        CheckpointShapeError: a key is missing, is not known (so that it would be ignored silently), or
-            has another shape; names the keys, and the expected and the found shape.
+        CheckpointShapeError: a key is missing, is not known (and would be ignored silently), or has
+            another shape; names the keys, and the expected and the found shape.
     """
     wrong = [key for key in expected if key in found and found[key] != expected[key]]
     if wrong:
         key = wrong[0]
         more = f" ({len(wrong) - 1} more keys do not fit either)" if len(wrong) > 1 else ""
         raise CheckpointShapeError(
-            f"{what}: {key!r} should have shape {_text(expected[key])}, found {_text(found[key])}{more}"
+            f"{what}: {key!r} should have shape {_text(expected[key])}, found {_text(found[key])}"
+            f"{more}"
         )
     missing = [key for key in expected if key not in found and key not in optional]
     if missing:
@@ -87,8 +84,8 @@ def check_shapes(found: Shapes, expected: Shapes, *, optional: Collection[str], 
     unknown = [key for key in found if key not in expected]
     if unknown:
         raise CheckpointShapeError(
-            f"{what}: the checkpoint also holds {_list(unknown)}, which this family does not use. It was "
-            "probably saved by a modified model, whose masks edgeseg would not reproduce"
+            f"{what}: the checkpoint also holds {_list(unknown)}, which this family does not use. "
+            "It was probably saved by a modified model, whose masks edgeseg would not reproduce"
         )
 
 

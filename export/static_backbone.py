@@ -8,6 +8,8 @@ tensor of more than four dimensions.
 
 from __future__ import annotations
 
+import math
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -42,7 +44,8 @@ class StaticBackbone(nn.Module):
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Tapped features (batch, width, rows, columns) of an image that fits the grid."""
-        patches = self.patch_embed(image).reshape(self.batch, self.width, -1).transpose(1, 2)
+        count = math.prod(self.grid)
+        patches = self.patch_embed(image).reshape(self.batch, self.width, count).transpose(1, 2)
         tokens = torch.cat((self.prefix, patches), dim=1)
         turn_query = (self.query_sine, self.query_cosine)
         turn_key = (self.key_sine, self.key_cosine)
@@ -50,7 +53,7 @@ class StaticBackbone(nn.Module):
         for index, block in enumerate(self.blocks):
             tokens = block(tokens, turn_query, turn_key)
             if index in self.taps:
-                tapped = self.norm(tokens[:, self.prefix_tokens :]).transpose(1, 2)
+                tapped = self.norm(tokens.narrow(1, self.prefix_tokens, count)).transpose(1, 2)
                 maps.append(tapped.reshape(self.batch, self.width, *self.grid))
         return tuple(maps)
 

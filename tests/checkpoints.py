@@ -1,7 +1,7 @@
-"""Small random checkpoints of every family and layout, for the tests of export, calibration, build and CLI.
+"""Small random checkpoints of every family and layout, for all tests that need one.
 
-The keys and shapes are written out here from the published code, not taken from edgeseg's modules, so that
-what is tested is not what is used to test it.
+The keys and shapes are written out here from the published code, not taken from edgeseg's modules,
+so that what is tested is not what is used to test it.
 
     make_checkpoint(path, "segdino_v2", decoder_channels=16)
 """
@@ -29,7 +29,7 @@ _LEVELS = (1, 2, 3, 4)
 
 
 class _Weights:
-    """A state dict under construction, with values that exercise every term of the formulation."""
+    """A state dict in the making; its values exercise every term of the formulation."""
 
     def __init__(self, seed: int) -> None:
         self.state: dict[str, Tensor] = {}
@@ -39,7 +39,7 @@ class _Weights:
         self.state[name] = torch.randn(shape, generator=self._generator) * scale + mean
 
     def matrix(self, name: str, *shape: int, bias: bool = True) -> None:
-        """A linear or convolution weight that keeps the variance of what passes it, and its bias."""
+        """A linear or convolution weight that keeps the variance of its input, and its bias."""
         fan_in = int(torch.tensor(shape[1:]).prod())
         self.noise(f"{name}.weight", *shape, scale=fan_in**-0.5)
         if bias:
@@ -79,7 +79,7 @@ def make_state_dict(
     key_bias: bool = False,
     seed: int = 0,
 ) -> dict[str, Tensor]:
-    """A random state dict of one of `LAYOUTS`, in Meta's spelling, as the authors' scripts save it.
+    """A random state dict of one of `LAYOUTS`, in Meta's spelling, as the authors save it.
 
     Args:
         layout: one of `LAYOUTS`.
@@ -120,7 +120,7 @@ def make_checkpoint(path: Path, layout: str = "segdino_v2", **hyper: Any) -> Pat
 
 
 def to_timm_spelling(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The same weights with the backbone named as timm names it (no masked or key bias, no periods)."""
+    """The same weights with the backbone named as timm names it (no key bias, no periods)."""
     renamed: dict[str, Tensor] = {}
     swaps = {
         "storage_tokens": "reg_token",
@@ -138,9 +138,10 @@ def to_timm_spelling(state: dict[str, Tensor]) -> dict[str, Tensor]:
             renamed[key.replace("qkv.bias", "q_bias")] = query
             renamed[key.replace("qkv.bias", "v_bias")] = values
             continue
+        name = key
         for old, new in swaps.items():
-            key = key.replace(old, new)
-        renamed[key] = value
+            name = name.replace(old, new)
+        renamed[name] = value
     return renamed
 
 

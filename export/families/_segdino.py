@@ -1,4 +1,4 @@
-"""What all layouts of SegDINO share: a DINOv3 backbone, a head on four taps, logits at the input's size."""
+"""What all layouts of SegDINO share: DINOv3 backbone, head on four taps, logits at input size."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from edgeseg.export.family import Family, InputSize
 from edgeseg.export.shapes import Shapes, check_shapes, with_prefix, without_prefix
 from edgeseg.spec import PreprocessSpec, ReadoutSpec, TensorSpec
 
-__all__ = ["Norm", "make_norm", "norm_kind", "SegDinoFamily", "SegDinoModel", "resize"]
+__all__ = ["Norm", "SegDinoFamily", "SegDinoModel", "make_norm", "norm_kind", "resize"]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -88,7 +88,7 @@ class SegDinoModel(nn.Module):
 
 
 class SegDinoFamily(Family[C], abc.ABC):
-    """A SegDINO layout: subclasses give the head, how its config is read, and the resampling filters."""
+    """A SegDINO layout: subclasses give the head, how to read its config, and the filters."""
 
     head_name: Literal["head", "decoder"]
     align_corners: bool
@@ -104,6 +104,7 @@ class SegDinoFamily(Family[C], abc.ABC):
         """The head, its parameters named as in the checkpoint."""
 
     def read_config(self, shapes: Shapes) -> C:
+        """Backbone, then head; every key is checked against the config they give."""
         backbone = read_backbone_config(without_prefix(shapes, "backbone."))
         config = self.read_head(backbone, without_prefix(shapes, f"{self.head_name}."))
         tower = backbone_shapes(backbone, self.spelling(shapes))
@@ -124,9 +125,11 @@ class SegDinoFamily(Family[C], abc.ABC):
         return config
 
     def spelling(self, shapes: Shapes) -> Spelling:
+        """Whose names the backbone's keys are."""
         return spelling_of(without_prefix(shapes, "backbone."))
 
     def build(self, config: C) -> SegDinoModel:
+        """Backbone, head and last resize with fresh weights."""
         return SegDinoModel(
             Dinov3Backbone(config.backbone),
             self.build_head(config),
@@ -135,12 +138,14 @@ class SegDinoFamily(Family[C], abc.ABC):
         )
 
     def load_weights(self, model: nn.Module, state: Mapping[str, Tensor]) -> None:
+        """Copy a checkpoint's weights into the model."""
         model.backbone.load_checkpoint(_cut(state, "backbone."))
         head = model.get_submodule(self.head_name)
         counters = {k: v for k, v in head.state_dict().items() if k.endswith("num_batches_tracked")}
         head.load_state_dict(counters | _cut(state, f"{self.head_name}."), strict=True)
 
     def state_dict(self, model: nn.Module) -> dict[str, Tensor]:
+        """The weights as the authors' training scripts save them."""
         saved = {f"backbone.{key}": value for key, value in meta_state_dict(model.backbone).items()}
         head = model.get_submodule(self.head_name).state_dict()
         return saved | {
@@ -148,6 +153,7 @@ class SegDinoFamily(Family[C], abc.ABC):
         }
 
     def exportable(self, model: nn.Module, config: C, size: InputSize) -> nn.Module:
+        """The static form of the backbone under the same head."""
         from edgeseg.export.static_backbone import StaticBackbone
 
         return SegDinoModel(
@@ -160,36 +166,41 @@ class SegDinoFamily(Family[C], abc.ABC):
         ).eval()
 
     def check_size(self, config: C, size: InputSize) -> None:
+        """Both sides must be multiples of the patch size."""
         if size.batch < 1:
             raise UsageError(f"a batch of {size.batch} holds nothing: it must be at least 1")
-        for name, value in (("height", size.height_px), ("width", size.width_px)):
-            if value < PATCH_PX or value % PATCH_PX:
-                below = max(value // PATCH_PX, 1) * PATCH_PX
-                near = f"{below} or {below + PATCH_PX}" if value > PATCH_PX else f"{PATCH_PX}"
-                raise UsageError(
-                    f"the input {name} must be a multiple of {PATCH_PX}, got {value}: the nearest are {near}"
-                    if value > PATCH_PX
-                    else f"the input {name} must be a multiple of {PATCH_PX}, got {value}: the least is {near}"
-                )
+        for name, value_px in (("height", size.height_px), ("width", size.width_px)):
+            if value_px >= PATCH_PX and value_px % PATCH_PX == 0:
+                continue
+            below = max(value_px // PATCH_PX, 1) * PATCH_PX
+            near = f"{below} or {below + PATCH_PX}" if value_px > PATCH_PX else f"{PATCH_PX}"
+            raise UsageError(
+                f"the input {name} must be a multiple of {PATCH_PX}, got {value_px}: take {near}"
+            )
 
     def inputs(self, config: C, size: InputSize) -> tuple[TensorSpec, ...]:
+        """One normalised RGB image batch."""
         return (
             TensorSpec("image", "float32", (size.batch, 3, size.height_px, size.width_px), "NCHW"),
         )
 
     def outputs(self, config: C, size: InputSize) -> tuple[TensorSpec, ...]:
+        """Logits at the input's size."""
         shape = (size.batch, config.classes, size.height_px, size.width_px)
         return (TensorSpec("logits", "float32", shape, "NCHW"),)
 
     def preprocess(self, config: C, size: InputSize) -> PreprocessSpec:
+        """PIL resize without keeping the aspect ratio, ImageNet mean and standard deviation."""
         return PreprocessSpec(
             size.height_px, size.width_px, self.resample, IMAGENET_MEAN, IMAGENET_STD
         )
 
     def readout(self, config: C) -> ReadoutSpec:
+        """Sigmoid for one class, argmax for several."""
         return ReadoutSpec("sigmoid" if config.classes == 1 else "softmax")
 
     def classes(self, config: C) -> int:
+        """Channels of the logits."""
         return config.classes
 
 

@@ -26,8 +26,8 @@ class SegDinoV1Config:
     features: int = 128
     classes: int = 1
     upsampled: bool = True
-    """Whether level 0 is brought to four times the patch grid (``head.proj``); checkpoints saved before
-    2025-12-29 stay on the patch grid."""
+    """Whether level 0 is brought to four times the patch grid (``head.proj``); checkpoints saved
+    before 2025-12-29 stay on the patch grid."""
 
 
 class _Scratch(nn.Module):
@@ -77,9 +77,11 @@ class SegDinoV1(SegDinoFamily[SegDinoV1Config]):
     resample = "bicubic"
 
     def matches(self, shapes: Shapes) -> bool:
+        """A single last convolution under ``head.scratch``."""
         return "head.scratch.output_conv.weight" in shapes
 
     def read_head(self, backbone: BackboneConfig, shapes: Shapes) -> SegDinoV1Config:
+        """Widths from the projections and the first level, classes from the last convolution."""
         projects = tuple(
             dimensions(shapes, f"projects.{level}.weight", (None, backbone.width, 1, 1))[0]
             for level in range(4)
@@ -92,6 +94,7 @@ class SegDinoV1(SegDinoFamily[SegDinoV1Config]):
         return SegDinoV1Config(backbone, projects, features, classes, upsampled)
 
     def build_head(self, config: SegDinoV1Config) -> nn.Module:
+        """The head, its parameters named as in the checkpoint."""
         return _Head(config)
 
 

@@ -1,4 +1,7 @@
-"""SegDINO v1 with the "fine-grained" decoder: RefineNet fusion (DPT, arXiv 2103.13413) on four taps."""
+"""SegDINO v1 with the "fine-grained" decoder: RefineNet fusion of four taps, as in DPT.
+
+DPT: arXiv 2103.13413.
+"""
 
 from __future__ import annotations
 

@@ -90,9 +90,11 @@ class SegDinoV2(SegDinoFamily[SegDinoV2Config]):
     resample = "bilinear"
 
     def matches(self, shapes: Shapes) -> bool:
+        """The token pyramid's branches under ``decoder.``."""
         return any(key.startswith("decoder.tpa_branch_1.") for key in shapes)
 
     def read_head(self, backbone: BackboneConfig, shapes: Shapes) -> SegDinoV2Config:
+        """Channels from the projections, classes from the last convolution."""
         channels, *_ = dimensions(
             shapes, "token_projections.0.weight", (None, backbone.width, 1, 1)
         )
@@ -100,6 +102,7 @@ class SegDinoV2(SegDinoFamily[SegDinoV2Config]):
         return SegDinoV2Config(backbone, channels, classes, norm_kind(shapes, "sad_intra_1.norm."))
 
     def build_head(self, config: SegDinoV2Config) -> nn.Module:
+        """The decoder, its parameters named as in the checkpoint."""
         return _Decoder(config.backbone.width, config.decoder_channels, config.classes, config.norm)
 
 

@@ -52,7 +52,7 @@ class LibraryInfo:
     path: Path
     version: str
     isa: str
-    """Instruction set in use: ``generic``, ``avx2``, ``avxvnni`` or ``avx512vnni``."""
+    """Instruction set in use: ``generic``, ``sse41``, ``avx2``, ``avxvnni`` or ``avx512vnni``."""
     available: tuple[str, ...]
     """Instruction sets of this build that this processor has, from the slowest on."""
 

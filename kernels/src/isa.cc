@@ -10,7 +10,7 @@ namespace {
 const Operations* const kAll[] = {
     &kGeneric,
 #if defined(EDGESEG_X86)
-    &kAvx2,
+    &kSse41,      &kAvx2,
 #if defined(EDGESEG_HAVE_AVXVNNI)
     &kAvxVnni,
 #endif
@@ -22,6 +22,7 @@ constexpr int kCount = sizeof(kAll) / sizeof(kAll[0]);
 #if defined(EDGESEG_X86)
 
 struct Features {
+    bool sse41 = false;
     bool avx2 = false;
     bool avxvnni = false;
     bool avx512vnni = false;
@@ -33,6 +34,7 @@ Features detect() {
     Features features;
     unsigned a = 0, b = 0, c = 0, d = 0;
     if (!__get_cpuid(1, &a, &b, &c, &d)) return features;
+    features.sse41 = (c >> 9 & 1) && (c >> 19 & 1);  // with SSSE3
     const bool fma = c >> 12 & 1;
     const bool osxsave = c >> 27 & 1;
     if (!osxsave) return features;
@@ -64,6 +66,7 @@ bool supported(int index) {
     if (wanted == nullptr) return false;
 #if defined(EDGESEG_X86)
     static const Features features = detect();
+    if (wanted == &kSse41) return features.sse41;
     if (wanted == &kAvx2) return features.avx2;
 #if defined(EDGESEG_HAVE_AVXVNNI)
     if (wanted == &kAvxVnni) return features.avxvnni;

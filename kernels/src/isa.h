@@ -57,6 +57,7 @@ struct Operations {
 
 extern const Operations kGeneric;
 #if defined(EDGESEG_X86)
+extern const Operations kSse41;
 extern const Operations kAvx2;
 extern const Operations kAvx512Vnni;
 #if defined(EDGESEG_HAVE_AVXVNNI)

@@ -1,27 +1,13 @@
-// AVX2: vpmaddwd multiplies pairs of 16-bit numbers and adds them. A weight is written as
-// high * 65536 + low with signed halves, and the two sums are put together at the end; wrap-around
-// in between does no harm.
+// AVX2: vpmaddwd multiplies pairs of 16-bit numbers and adds them; weights are split in two halves,
+// whose sums are put together at the end. Wrap-around in between does no harm.
 #include <immintrin.h>
 #include <stdint.h>
 
 #include "edgeseg/resample.h"
+#include "pack_halves.inc"
 
 namespace edgeseg {
 namespace {
-
-// Taps 0 and 2 stand in the even bytes of a word, 1 and 3 in the odd ones.
-void pack_halves(const int32_t weights[4], int32_t* words) {
-    uint32_t low[4], high[4];
-    for (int k = 0; k < 4; ++k) {
-        const int32_t half = static_cast<int16_t>(weights[k] & 0xffff);
-        low[k] = static_cast<uint32_t>(half) & 0xffff;
-        high[k] = static_cast<uint32_t>((weights[k] - half) / 65536) & 0xffff;
-    }
-    words[0] = static_cast<int32_t>(low[0] | low[2] << 16);
-    words[1] = static_cast<int32_t>(low[1] | low[3] << 16);
-    words[2] = static_cast<int32_t>(high[0] | high[2] << 16);
-    words[3] = static_cast<int32_t>(high[1] | high[3] << 16);
-}
 
 struct Sums {
     static constexpr int kWords = 4;

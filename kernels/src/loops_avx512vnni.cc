@@ -5,8 +5,8 @@
 
 #include "edgeseg/resample.h"
 #include "isa.h"
+#include "pack_digits.inc"
 #include "rows_u8.inc"
-#include "vnni_pack.inc"
 
 namespace edgeseg {
 namespace {

@@ -4,7 +4,7 @@
 #include <stdint.h>
 
 #include "edgeseg/resample.h"
-#include "vnni_pack.inc"
+#include "pack_digits.inc"
 
 namespace edgeseg {
 namespace {

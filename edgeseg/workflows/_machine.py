@@ -1,0 +1,127 @@
+"""What Linux says about the machine, read from its files; ``root`` stands in for ``/`` in tests."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+__all__ = [
+    "available_memory_bytes",
+    "cpu_model_and_features",
+    "cpu_quota",
+    "intel_render_devices",
+    "jetson",
+    "memory_limit_bytes",
+    "usable_cores",
+]
+
+ROOT = Path("/")
+_INTEL = "0x8086"
+# Version 1 of control groups says "no limit" with the largest multiple of a page.
+_NO_LIMIT_BYTES = 1 << 60
+_ARM_IMPLEMENTERS = {
+    ("0x41", "0xd0c"): "Arm Neoverse N1",
+    ("0x41", "0xd40"): "Arm Neoverse V1",
+    ("0x41", "0xd42"): "Arm Cortex-A78AE",
+    ("0x41", "0xd49"): "Arm Neoverse N2",
+    ("0x41", "0xd4f"): "Arm Neoverse V2",
+}
+
+
+def cpu_model_and_features(root: Path = ROOT) -> tuple[str, frozenset[str]]:
+    """Model name and kernel's feature flags of the first processor; empty where unknown."""
+    fields: dict[str, str] = {}
+    for line in _read(root / "proc/cpuinfo").splitlines():
+        name, _, value = line.partition(":")
+        fields.setdefault(name.strip(), value.strip())
+    flags = fields.get("flags") or fields.get("Features") or ""
+    part = (fields.get("CPU implementer", ""), fields.get("CPU part", ""))
+    model = fields.get("model name") or _ARM_IMPLEMENTERS.get(part)
+    if model is None:
+        model = f"Arm implementer {part[0]} part {part[1]}" if all(part) else ""
+    return model, frozenset(flags.split())
+
+
+def usable_cores() -> int:
+    """Processors that this process may run on."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def cpu_quota(root: Path = ROOT) -> float | None:
+    """Cores' worth of time that the control group grants, or None for no limit."""
+    quotas = []
+    for folder in _control_groups(root, "cpu"):
+        quota, _, period = _read(folder / "cpu.max").strip().partition(" ")
+        if quota.isdecimal() and period.isdecimal() and int(period) > 0:
+            quotas.append(int(quota) / int(period))
+        quota = _read(folder / "cpu.cfs_quota_us").strip()
+        period = _read(folder / "cpu.cfs_period_us").strip()
+        if quota.isdecimal() and period.isdecimal() and int(period) > 0:
+            quotas.append(int(quota) / int(period))
+    return min(quotas, default=None)
+
+
+def available_memory_bytes(root: Path = ROOT) -> tuple[int, int] | None:
+    """Total and available memory, or None where unknown."""
+    found: dict[str, str] = dict(re.findall(r"^(\w+):\s+(\d+) kB", _read(root / "proc/meminfo"), re.MULTILINE))
+    if "MemTotal" not in found:
+        return None
+    return 1024 * int(found["MemTotal"]), 1024 * int(found.get("MemAvailable", found["MemTotal"]))
+
+
+def memory_limit_bytes(root: Path = ROOT) -> int | None:
+    """Memory that the control group grants, or None for no limit."""
+    limits = []
+    for folder in _control_groups(root, "memory"):
+        for name in ("memory.max", "memory.limit_in_bytes"):
+            text = _read(folder / name).strip()
+            if text.isdecimal() and int(text) < _NO_LIMIT_BYTES:
+                limits.append(int(text))
+    return min(limits, default=None)
+
+
+def jetson(root: Path = ROOT) -> str | None:
+    """Name and Linux for Tegra release of a Jetson, or None for another machine."""
+    model = _read(root / "proc/device-tree/model").strip("\0\n ")
+    release = re.search(
+        r"# R(\d+) \(release\), REVISION: ([\d.]+)", _read(root / "etc/nv_tegra_release")
+    )
+    if release is None and "jetson" not in model.lower():
+        return None
+    name = model or "NVIDIA Jetson"
+    return f"{name}, L4T {release[1]}.{release[2]}" if release else name
+
+
+def intel_render_devices(root: Path = ROOT) -> tuple[str, ...]:
+    """Render nodes of Intel graphics, which OpenVINO's GPU device could use."""
+    vendors = sorted((root / "sys/class/drm").glob("renderD*/device/vendor"))
+    return tuple(p.parent.parent.name for p in vendors if _read(p).strip() == _INTEL)
+
+
+def _control_groups(root: Path, controller: str) -> list[Path]:
+    """Folders whose limits hold for this process: its group and the groups above it."""
+    mounts = root / "sys/fs/cgroup"
+    folders = []
+    for line in _read(root / "proc/self/cgroup").splitlines():
+        number, _, rest = line.partition(":")
+        controllers, _, path = rest.partition(":")
+        if number == "0":
+            base = mounts
+        elif controller in controllers.split(","):
+            base = mounts / controller
+        else:
+            continue
+        group = base / path.lstrip("/")
+        # Inside a container the path may name the host's group; the mount's own files hold then.
+        folders += [group, *(p for p in group.parents if p == base or base in p.parents)]
+    return list(dict.fromkeys([*folders, mounts]))
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(errors="replace")
+    except OSError:
+        return ""

@@ -1,0 +1,396 @@
+"""``doctor``: what this machine offers, what is missing, and the command that mends it."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import platform
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from edgeseg import __version__
+from edgeseg.workflows import _machine
+from edgeseg.workflows._probe import ProbeError, probe
+
+__all__ = ["Finding", "doctor"]
+
+Status = Literal["ok", "missing", "warning"]
+
+_X86_FEATURES = {
+    "avx2": "AVX2",
+    "avx_vnni": "AVX-VNNI",
+    "avx512_vnni": "AVX-512 VNNI",
+    "avx512_fp16": "AVX-512 FP16",
+    "amx_int8": "AMX INT8",
+    "amx_bf16": "AMX BF16",
+    "f16c": "F16C",
+}
+_ARM_FEATURES = {
+    "asimddp": "dot product",
+    "i8mm": "INT8 matrix products",
+    "asimdhp": "FP16 arithmetic",
+    "bf16": "BF16",
+    "sve": "SVE",
+}
+_INT8_FEATURES = frozenset({"avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm"})
+_ONNXRUNTIME_WHEELS = (
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "onnxruntime-openvino",
+    "onnxruntime-directml",
+)
+_OPENCV_WHEELS = (
+    "opencv-python",
+    "opencv-python-headless",
+    "opencv-contrib-python",
+    "opencv-contrib-python-headless",
+)
+_OLDEST_PYTHON, _NEWEST_PYTHON = (3, 10), (3, 12)
+_LITTLE_MEMORY_BYTES = 2 << 30
+_NO_GPU = "needs an NVIDIA GPU, and this machine shows none"
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One line of the examination."""
+
+    name: str
+    status: Status
+    detail: str
+    mend: str = ""
+    """A command, or what else to do; empty where all is well."""
+
+
+def doctor() -> list[Finding]:
+    """Examine this machine. It never raises: what cannot be examined becomes a finding.
+
+    Native libraries are loaded in child processes, since one built for another processor would take
+    this process with it; torch is only looked up, not imported.
+    """
+    checks: list[tuple[str, Callable[[], Finding]]] = [
+        ("edgeseg", _edgeseg),
+        ("Python", _python),
+        ("CPU", _cpu),
+        ("CPU cores", _cores),
+        ("memory", _memory),
+        ("native kernels", _kernels),
+        ("OpenVINO", _openvino),
+        ("ONNX Runtime", _onnxruntime),
+        ("OpenCV", _opencv),
+        ("PyAV", _av),
+        ("export", _export),
+        ("ModelOpt", _modelopt),
+        ("volumes", _volumes),
+        ("Jetson", _jetson),
+        ("NVIDIA GPU", _cuda),
+        ("TensorRT", _tensorrt),
+        ("CUDA compiler", _nvcc),
+        ("Triton", _triton),
+        ("C++ compiler", _compiler),
+    ]
+    with ThreadPoolExecutor(max_workers=4) as pool:
+        return list(pool.map(lambda check: _survive(*check), checks))
+
+
+def _survive(name: str, check: Callable[[], Finding]) -> Finding:
+    try:
+        return check()
+    except Exception as error:
+        return Finding(name, "warning", f"cannot be examined: {type(error).__name__}: {error}")
+
+
+def _edgeseg() -> Finding:
+    system = f"{platform.system()} {platform.release()}, {platform.machine()}"
+    return Finding("edgeseg", "ok", f"{__version__} on {system}")
+
+
+def _python() -> Finding:
+    version = sys.version_info[:2]
+    detail = f"{platform.python_version()} ({sys.executable})"
+    if _OLDEST_PYTHON <= version <= _NEWEST_PYTHON:
+        return Finding("Python", "ok", detail)
+    return Finding(
+        "Python",
+        "warning",
+        f"{detail}: edgeseg is tested on 3.10 to 3.12",
+        "python3.12 -m venv .venv && .venv/bin/pip install edgeseg",
+    )
+
+
+def _cpu() -> Finding:
+    model, flags = _machine.cpu_model_and_features()
+    known = _ARM_FEATURES if platform.machine() in ("aarch64", "arm64") else _X86_FEATURES
+    offered = [words for flag, words in known.items() if flag in flags]
+    detail = f"{model or platform.processor() or 'unknown'}: {', '.join(offered) or 'no vectors'}"
+    if flags & _INT8_FEATURES:
+        return Finding("CPU", "ok", detail)
+    return Finding(
+        "CPU",
+        "warning",
+        f"{detail}; no INT8 dot products, so INT8 engines gain little here",
+        "a processor with AVX-VNNI, AVX-512 VNNI or AMX, or Arm's dot product",
+    )
+
+
+def _cores() -> Finding:
+    cores, quota = _machine.usable_cores(), _machine.cpu_quota()
+    if quota is None or quota >= cores:
+        return Finding("CPU cores", "ok", f"{cores} usable")
+    threads = max(1, int(quota))
+    return Finding(
+        "CPU cores",
+        "warning",
+        f"{cores} visible, but the control group grants the time of {quota:g}: engines would start "
+        "too many threads",
+        f"pass --threads {threads}",
+    )
+
+
+def _memory() -> Finding:
+    found, limit = _machine.available_memory_bytes(), _machine.memory_limit_bytes()
+    if found is None:
+        return Finding("memory", "warning", "the system does not say")
+    total, available = found
+    detail = f"{_gigabytes(available)} of {_gigabytes(total)} available"
+    usable = available
+    if limit is not None and limit < total:
+        detail += f", the control group grants {_gigabytes(limit)}"
+        usable = min(available, limit)
+    if usable >= _LITTLE_MEMORY_BYTES:
+        return Finding("memory", "ok", detail)
+    return Finding("memory", "warning", detail, "free at least 2 GB for building a bundle")
+
+
+def _gigabytes(number: int) -> str:
+    return f"{number / 2**30:.1f} GiB"
+
+
+def _kernels() -> Finding:
+    try:
+        found = probe("kernels")
+    except ProbeError as error:
+        return Finding(
+            "native kernels",
+            "missing",
+            str(error),
+            "pip install --force-reinstall --no-deps edgeseg  (in a checkout: pip install -e .)",
+        )
+    others = ", ".join(found["available"])
+    return Finding("native kernels", "ok", f"{found['isa']} in use, of {others}; {found['path']}")
+
+
+def _openvino() -> Finding:
+    if _version("openvino") is None:
+        return _absent("OpenVINO", "pip install 'openvino>=2024.4'")
+    found = _ask("openvino", "pip install --force-reinstall openvino")
+    if isinstance(found, Finding):
+        return _named(found, "OpenVINO")
+    devices: dict[str, str] = found["devices"]
+    detail = f"{found['version']}: " + "; ".join(f"{k} ({v})" for k, v in devices.items())
+    graphics = _machine.intel_render_devices()
+    if graphics and not any(device.startswith("GPU") for device in devices):
+        return Finding(
+            "OpenVINO",
+            "warning",
+            f"{detail}; Intel graphics {', '.join(graphics)} cannot be used yet",
+            "sudo apt-get install intel-opencl-icd && sudo usermod -aG render $USER",
+        )
+    return Finding("OpenVINO", "ok", detail)
+
+
+def _onnxruntime() -> Finding:
+    wheels = _installed(_ONNXRUNTIME_WHEELS)
+    if len(wheels) > 1:
+        return Finding(
+            "ONNX Runtime",
+            "warning",
+            f"{' and '.join(wheels)} are both installed and overwrite each other's files",
+            f"pip uninstall -y {' '.join(wheels)} && pip install 'edgeseg[onnxruntime]'",
+        )
+    if not wheels:
+        return _absent("ONNX Runtime", "pip install 'edgeseg[onnxruntime]'")
+    found = _ask("onnxruntime", f"pip install --force-reinstall {wheels[0]}")
+    if isinstance(found, Finding):
+        return _named(found, "ONNX Runtime")
+    providers = [name.removesuffix("ExecutionProvider") for name in found["providers"]]
+    detail = f"{found['version']} ({wheels[0]}): {', '.join(providers)}"
+    return Finding("ONNX Runtime", "ok", detail)
+
+
+def _opencv() -> Finding:
+    wheels = _installed(_OPENCV_WHEELS)
+    if len(wheels) > 1:
+        return Finding(
+            "OpenCV",
+            "warning",
+            f"{' and '.join(wheels)} are installed together and overwrite each other's files",
+            f"pip uninstall -y {' '.join(wheels)} && pip install opencv-python-headless",
+        )
+    found = _ask("opencv", "pip install --force-reinstall opencv-python-headless")
+    if isinstance(found, Finding):
+        return _named(found, "OpenCV")
+    return Finding("OpenCV", "ok", str(found["version"]))
+
+
+def _av() -> Finding:
+    if _version("av") is None:
+        return _absent("PyAV", "pip install 'av>=12'")
+    found = _ask("av", "pip install --force-reinstall av")
+    if isinstance(found, Finding):
+        return _named(found, "PyAV")
+    if not found["h264"]:
+        return Finding(
+            "PyAV",
+            "missing",
+            f"{found['version']} without libx264: no H.264 video can be written",
+            "pip install --force-reinstall --only-binary av av",
+        )
+    return Finding("PyAV", "ok", f"{found['version']} with libx264")
+
+
+def _export() -> Finding:
+    needed = ("torch", "torchvision", "timm", "safetensors", "onnx", "onnxscript")
+    return _packages("export", needed, "pip install 'edgeseg[export]'", "to build from checkpoints")
+
+
+def _modelopt() -> Finding:
+    return _packages(
+        "ModelOpt",
+        ("nvidia-modelopt", "onnx-graphsurgeon", "onnxslim", "polygraphy"),
+        "pip install 'edgeseg[modelopt]'",
+        "for --quantizer modelopt",
+    )
+
+
+def _volumes() -> Finding:
+    return _packages("volumes", ("nibabel",), "pip install 'edgeseg[volumes]'", "for NIfTI volumes")
+
+
+def _packages(name: str, needed: Iterable[str], mend: str, purpose: str) -> Finding:
+    versions = {package: _version(package) for package in needed}
+    absent = [package for package, version in versions.items() if version is None]
+    if absent:
+        return Finding(name, "missing", f"{', '.join(absent)}: needed {purpose}", mend)
+    return Finding(name, "ok", ", ".join(f"{k} {v}" for k, v in versions.items()))
+
+
+def _jetson() -> Finding:
+    name = _machine.jetson()
+    return Finding("Jetson", "ok", name or "this machine is none")
+
+
+def _cuda() -> Finding:
+    try:
+        found = probe("cuda")
+    except ProbeError as error:
+        if not _has_nvidia_hardware():
+            return Finding("NVIDIA GPU", "missing", "none found", "only needed for TensorRT")
+        return Finding(
+            "NVIDIA GPU",
+            "missing",
+            f"there is one, but its driver does not answer: {error}",
+            "sudo apt-get install nvidia-driver  (in a container: docker run --gpus all)",
+        )
+    devices = [f"{d['name']} (compute capability {d['capability']})" for d in found["devices"]]
+    detail = f"driver for CUDA {found['version']}: {', '.join(devices) or 'no device visible'}"
+    if devices:
+        return Finding("NVIDIA GPU", "ok", detail)
+    return Finding("NVIDIA GPU", "missing", detail, "unset CUDA_VISIBLE_DEVICES")
+
+
+def _has_nvidia_hardware() -> bool:
+    nvidia = "0x10de"
+    vendors = Path("/sys/bus/pci/devices").glob("*/vendor")
+    return _machine.jetson() is not None or any(
+        path.read_text().strip() == nvidia for path in vendors
+    )
+
+
+def _tensorrt() -> Finding:
+    mend = "pip install 'edgeseg[tensorrt]'"
+    if _machine.jetson() is not None:
+        mend = "sudo apt-get install python3-libnvinfer, then a venv with --system-site-packages"
+    try:
+        found = probe("tensorrt")
+    except ProbeError as error:
+        if "No module named 'tensorrt'" not in str(error):
+            return Finding("TensorRT", "warning", str(error), mend)
+        if not _has_nvidia_hardware():
+            return Finding("TensorRT", "missing", _NO_GPU, f"on a machine that has one: {mend}")
+        return _absent("TensorRT", mend)
+    return Finding("TensorRT", "ok", str(found["version"]))
+
+
+def _nvcc() -> Finding:
+    compiler = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
+    if compiler is None:
+        return Finding(
+            "CUDA compiler",
+            "missing",
+            "nvcc is not installed; only needed to compile the CUDA kernels",
+            "sudo apt-get install nvidia-cuda-toolkit",
+        )
+    release = re.search(r"release ([\d.]+)", _output(compiler, "--version"))
+    return Finding("CUDA compiler", "ok", f"{compiler} {release[1] if release else ''}".strip())
+
+
+def _triton() -> Finding:
+    version = _version("triton")
+    if version is None:
+        return Finding(
+            "Triton",
+            "missing",
+            "only needed for kernels inside PyTorch",
+            "pip install triton",
+        )
+    return Finding("Triton", "ok", version)
+
+
+def _compiler() -> Finding:
+    compiler = next(filter(None, map(shutil.which, ("c++", "g++", "clang++"))), None)
+    if compiler is None:
+        return Finding(
+            "C++ compiler",
+            "missing",
+            "only needed to install edgeseg from source",
+            "sudo apt-get install g++",
+        )
+    first = _output(compiler, "--version").splitlines()[:1]
+    return Finding("C++ compiler", "ok", " ".join([compiler, *first]))
+
+
+def _ask(name: str, mend: str) -> dict[str, Any] | Finding:
+    try:
+        return probe(name)
+    except ProbeError as error:
+        return Finding(name, "missing", f"it does not load: {error}", mend)
+
+
+def _named(finding: Finding, name: str) -> Finding:
+    return Finding(name, finding.status, finding.detail, finding.mend)
+
+
+def _absent(name: str, mend: str) -> Finding:
+    return Finding(name, "missing", "not installed", mend)
+
+
+def _version(package: str) -> str | None:
+    try:
+        return importlib.metadata.version(package)
+    except importlib.metadata.PackageNotFoundError:
+        return None
+
+
+def _installed(packages: Iterable[str]) -> list[str]:
+    return [package for package in packages if _version(package) is not None]
+
+
+def _output(*command: str) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+    return done.stdout

@@ -145,14 +145,14 @@ class Overlay:
         canvas = frame if in_place else frame.copy()
         mask = np.ascontiguousarray(mask)
         height, width = mask.shape
-        _, largest, _, _ = cv2.minMaxLoc(mask) if mask.size else (0, 0, 0, 0)
+        largest = int(mask.max(initial=0))
         if largest > len(self.colours):
             raise InputError(
-                f"the mask holds class {int(largest)}, but there are {len(self.colours)} colour(s)"
+                f"the mask holds class {largest}, but there are {len(self.colours)} colour(s)"
             )
         outlines = []
-        for index in range(1, int(largest) + 1):
-            region = mask if largest == 1 else cv2.compare(mask, index, cv2.CMP_EQ)
+        for index in range(1, largest + 1):
+            region = mask if largest == 1 else (mask == index).view(np.uint8)
             x, y, w, h = cv2.boundingRect(region)
             if w == 0:
                 continue

@@ -68,10 +68,12 @@ class YuvConverter:
     """uint8 BGR arrays to PyAV frames in yuv420p, limited range, BT.709 or BT.601 by size."""
 
     def __init__(self, width_px: int, height_px: int) -> None:
-        from av.video.reformatter import VideoReformatter
+        from av.video.reformatter import Interpolation, VideoReformatter
 
         hd = is_high_definition(width_px, height_px)
         self._matrix = _SWS_BT709 if hd else _SWS_BT601
+        # Without it swscale truncates, and pictures come out a level darker.
+        self._flags = Interpolation.BILINEAR | Interpolation.ACCURATE_RND
         self.code_point = _BT709 if hd else _SMPTE170M
         self._reformatter = VideoReformatter()
 
@@ -93,5 +95,6 @@ class YuvConverter:
             dst_colorspace=self._matrix,
             src_color_range=_FULL_RANGE,
             dst_color_range=_LIMITED_RANGE,
+            interpolation=self._flags,
             threads=1,
         )

@@ -191,7 +191,7 @@ class VideoSource(Source):
         if self._missing and (stated is None or read < stated):
             reasons.append(self._missing)
         if self._faults:
-            reasons.append(f"{self._faults} packets or frames could not be decoded whole")
+            reasons.append(f"{self._faults} packet(s) or frame(s) are damaged")
         if reasons:
             count = f"{read} of {stated} frames" if stated else f"{read} frames"
             raise TruncatedVideoError(

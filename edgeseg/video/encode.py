@@ -161,9 +161,10 @@ class LabelVideo(_Video):
     """FFV1, 8-bit grey: the values come back exactly."""
 
     def _add_stream(self, rate: Fraction) -> Any:
-        # Version 3 has a checksum for each slice, so damage is noticed when it is read.
+        # Version 3 has a checksum for each slice, so damage is noticed when it is read,
+        # and without references between frames (g 1) it costs one frame.
         stream = self._container.add_stream(
-            "ffv1", rate=rate, options={"level": "3", "slicecrc": "1"}
+            "ffv1", rate=rate, options={"level": "3", "slicecrc": "1", "g": "1"}
         )
         stream.width, stream.height = self._size
         stream.pix_fmt = "gray"

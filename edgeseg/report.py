@@ -11,9 +11,9 @@ import html
 import importlib.resources
 import json
 import string
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from edgeseg._files import sha256_file
 from edgeseg.spec import LatencyRecord, Manifest, ScoreRecord, TensorSpec, Variant
@@ -197,19 +197,25 @@ def _size_box(manifest: Manifest, folder: Path | None) -> tuple[str, str, str] |
 
 
 def _model(manifest: Manifest) -> str:
-    hyperparameters = (
-        (name.replace("_", " "), _code(value if isinstance(value, str) else json.dumps(value)))
-        for name, value in manifest.hyperparameters.items()
-    )
     return _facts(
         [
             ("family", _text(_FAMILY_NAMES.get(manifest.family, manifest.family))),
-            ("classes", _text(", ".join(manifest.classes))),
+            ("class names", _text(", ".join(manifest.classes))),
             ("checkpoint", _code(manifest.provenance.checkpoint)),
             ("SHA-256", _code(manifest.provenance.checkpoint_sha256)),
-            *hyperparameters,
+            *_hyperparameters(manifest.hyperparameters),
         ]
     )
+
+
+def _hyperparameters(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, str]]:
+    """Name and HTML of each value; the names of nested groups become words of the name."""
+    for key, value in values.items():
+        name = f"{prefix}{key.replace('_', ' ')}"
+        if isinstance(value, Mapping):
+            yield from _hyperparameters(value, f"{name} ")
+        else:
+            yield name, _code(value if isinstance(value, str) else json.dumps(value))
 
 
 def _preprocessing(manifest: Manifest) -> str:

@@ -79,6 +79,7 @@ def full(tmp_path) -> tuple[Manifest, Path]:
     full = dataclasses.replace(
         manifest,
         precision="int8",
+        hyperparameters={"backbone": {"mlp_width": 768, "bias": True}, "taps": [2, 5]},
         preprocess=preprocess,
         variants=(fp32, int8),
         calibration=CalibrationRecord(
@@ -104,6 +105,7 @@ def test_every_record_is_shown(full):
     for fact in (
         "Not a medical device",
         "tiny.pth",
+        "backbone mlp width 768 backbone bias true taps [2, 5]",
         manifest.provenance.checkpoint_sha256,
         "SegDINO v2",
         "640 x 480 pixels at x 3, y 5",

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import logging
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from edgeseg import model as models
 from edgeseg._progress import Progress, silent
@@ -17,16 +14,12 @@ from edgeseg.errors import DataError, UsageError
 from edgeseg.model import Model, Result
 from edgeseg.overlay import Overlay, parse_colours
 from edgeseg.spec import Precision
-from edgeseg.video.pipeline import PipelineReport, Stage, run_pipeline
+from edgeseg.video.pipeline import PipelineReport, run_pipeline
 from edgeseg.video.sink import SinkSpec, check_suffix, open_sink
 from edgeseg.video.source import Frame, MediaKind, Source, media_kind, open_source
+from edgeseg.video.stages import Draw, Picture, frame_stages
 
-__all__ = ["RunReport", "frame_stages", "run"]
-
-_log = logging.getLogger(__name__)
-
-Picture = npt.NDArray[np.uint8]
-Draw = Callable[[Frame, Result], Picture]
+__all__ = ["RunReport", "run"]
 
 
 @dataclass(frozen=True)
@@ -140,32 +133,6 @@ def run(
         )
 
 
-def frame_stages(model: Model, draw: Draw, threshold: float | None = None) -> tuple[Stage, ...]:
-    """The pipeline's stages for a model: from ``Frame`` to (frame, picture, result)."""
-
-    def preprocess(frame: Frame) -> Any:
-        return frame, model.preprocess(frame.image)
-
-    def infer(item: Any) -> Any:
-        frame, tensors = item
-        return frame, model.infer(tensors)
-
-    def read_out(item: Any) -> Any:
-        frame, outputs = item
-        return frame, model.read_out(outputs, frame.image.shape[:2], threshold=threshold)
-
-    def draw_result(item: Any) -> Any:
-        frame, result = item
-        return frame, draw(frame, result), result.area_px > 0
-
-    return (
-        Stage("preprocess", preprocess),
-        Stage("inference", infer, workers=model.engine.parallel),
-        Stage("read-out", read_out),
-        Stage("draw", draw_result),
-    )
-
-
 def _run(
     model: Model,
     source: Source,
@@ -189,7 +156,8 @@ def _run(
             found += has_foreground
             progress("run", done, max(total, done))
 
-        report = run_pipeline(source, frame_stages(model, draw, threshold), write)
+        stages = frame_stages(model, draw, threshold=threshold, parallel=model.engine.parallel)
+        report = run_pipeline(source, stages, write)
         if report.ended_by is not None and not report.frames:
             raise report.ended_by
     if report.ended_by is not None:

@@ -60,6 +60,7 @@ def int8_variants(
         CalibrationError: a frame cannot be read, or the model fails on it.
     """
     from edgeseg import calib
+    from edgeseg.calib.quantize import quantize
 
     fp32 = folder / FP32_FILE
     if quantizer == "modelopt":
@@ -85,7 +86,7 @@ def int8_variants(
         for done, backend in enumerate(BACKENDS):
             progress("quantise", done, len(BACKENDS))
             path = folder / f"int8-{backend}.onnx"
-            graphs.append(calib.quantize(fp32, thresholds, backend, path, exclude))
+            graphs.append(quantize(fp32, thresholds, backend, path, exclude))
         progress("quantise", len(BACKENDS), len(BACKENDS))
     variants = tuple(
         _variant(

@@ -16,7 +16,6 @@ from edgeseg.errors import InputError
 from edgeseg.export.backbone_config import (
     PATCH_PX,
     BackboneConfig,
-    spelling_of,
     tap_indices,
 )
 
@@ -100,7 +99,7 @@ class Dinov3Backbone(nn.Module):
 
         # Of no use here, and timm's filter takes it for the sign of another architecture.
         weights = {key: value.float() for key, value in state.items() if key != "mask_token"}
-        if spelling_of(_shapes(weights)) == "meta":
+        if "storage_tokens" in weights:
             weights = {key: _masked(key, value, weights) for key, value in weights.items()}
         self.load_state_dict(checkpoint_filter_fn(dict(weights), self), strict=True)
         with torch.no_grad():
@@ -155,7 +154,3 @@ def _meta_name(key: str, *, gated: bool) -> str:
 def _masked(key: str, value: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
     mask = weights.get(key + "_mask")
     return value if mask is None else value * mask
-
-
-def _shapes(state: Mapping[str, Tensor]) -> dict[str, tuple[int, ...]]:
-    return {key: tuple(value.shape) for key, value in state.items()}

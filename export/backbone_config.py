@@ -79,24 +79,24 @@ def tap_indices(depth: int) -> tuple[int, int, int, int]:
     return first, second, third, fourth
 
 
-def spelling_of(shapes: Shapes) -> Spelling:
-    """Whose names the backbone's keys are (without prefix).
+def spelling_of(shapes: Shapes, prefix: str = "backbone.") -> Spelling:
+    """Whose names the backbone's keys, which begin with ``prefix``, are.
 
     Raises:
         CheckpointShapeError: neither ``storage_tokens`` nor ``reg_token`` is there.
     """
-    if "storage_tokens" in shapes:
+    if prefix + "storage_tokens" in shapes:
         return "meta"
-    if "reg_token" in shapes:
+    if prefix + "reg_token" in shapes:
         return "timm"
     raise CheckpointShapeError(
-        "the backbone has neither 'storage_tokens' (Meta's spelling) nor 'reg_token' (timm's): it "
-        "is not a DINOv3 ViT"
+        f"the checkpoint has neither '{prefix}storage_tokens' (Meta's spelling) nor "
+        f"'{prefix}reg_token' (timm's): its backbone is not a DINOv3 ViT"
     )
 
 
-def read_backbone_config(shapes: Shapes) -> BackboneConfig:
-    """Read the hyper-parameters off a backbone's keys (without prefix) and shapes.
+def read_backbone_config(shapes: Shapes, prefix: str = "backbone.") -> BackboneConfig:
+    """Read the hyper-parameters off a backbone's keys, which begin with ``prefix``, and shapes.
 
     Heads: width / (4 x number of ``rope_embed.periods``), or width / 64 where timm's spelling
     leaves the periods out.
@@ -104,33 +104,38 @@ def read_backbone_config(shapes: Shapes) -> BackboneConfig:
     Raises:
         CheckpointShapeError: a key is missing, or shapes contradict each other.
     """
-    spelling = spelling_of(shapes)
-    width, *_ = dimensions(shapes, "patch_embed.proj.weight", (None, 3, PATCH_PX, PATCH_PX))
-    depth = count_children(shapes, "blocks.")
-    tokens = "storage_tokens" if spelling == "meta" else "reg_token"
+    meta = spelling_of(shapes, prefix) == "meta"
+    patches = f"{prefix}patch_embed.proj.weight"
+    width, *_ = dimensions(shapes, patches, (None, 3, PATCH_PX, PATCH_PX))
+    depth = count_children(shapes, f"{prefix}blocks.")
+    tokens = f"{prefix}storage_tokens" if meta else f"{prefix}reg_token"
     _, registers, _ = dimensions(shapes, tokens, (1, None, width))
-    if "rope_embed.periods" in shapes:
-        (number,) = dimensions(shapes, "rope_embed.periods", (None,))
-        if width % (4 * number):
-            raise CheckpointShapeError(
-                f"'rope_embed.periods' has shape ({number},), so heads are {4 * number} wide, "
-                f"which does not divide the backbone's width {width} ('patch_embed.proj.weight')"
-            )
-        heads = width // (4 * number)
-    elif width % _HEAD_WIDTH:
-        raise CheckpointShapeError(
-            f"without 'rope_embed.periods' heads are {_HEAD_WIDTH} wide, which does not divide the "
-            f"backbone's width {width} ('patch_embed.proj.weight')"
+    head_width = _HEAD_WIDTH
+    periods = f"{prefix}rope_embed.periods"
+    if periods in shapes:
+        head_width = 4 * dimensions(shapes, periods, (None,))[0]
+    if width % head_width:
+        source = (
+            f"{periods!r} has shape {shapes[periods]}" if periods in shapes else f"no {periods!r}"
         )
-    else:
-        heads = width // _HEAD_WIDTH
-    gated = "blocks.0.mlp.w1.weight" if spelling == "meta" else "blocks.0.mlp.fc1_g.weight"
-    mlp: Literal["gelu", "swiglu"] = "swiglu" if gated in shapes else "gelu"
-    hidden, _ = dimensions(
-        shapes, gated if mlp == "swiglu" else "blocks.0.mlp.fc1.weight", (None, width)
+        raise CheckpointShapeError(
+            f"{source}, so heads are {head_width} wide, which does not divide the width {width} "
+            f"of {patches!r}"
+        )
+    block = f"{prefix}blocks.0."
+    gated = f"{block}mlp.w1.weight" if meta else f"{block}mlp.fc1_g.weight"
+    plain = f"{block}mlp.fc1.weight"
+    mlp_width, _ = dimensions(shapes, gated if gated in shapes else plain, (None, width))
+    bias = f"{block}attn.qkv.bias" if meta else f"{block}attn.q_bias"
+    return BackboneConfig(
+        width=width,
+        depth=depth,
+        heads=width // head_width,
+        mlp_width=mlp_width,
+        mlp="swiglu" if gated in shapes else "gelu",
+        registers=registers,
+        qkv_bias=bias in shapes,
     )
-    bias = "blocks.0.attn.qkv.bias" if spelling == "meta" else "blocks.0.attn.q_bias"
-    return BackboneConfig(width, depth, heads, hidden, mlp, registers, qkv_bias=bias in shapes)
 
 
 def backbone_shapes(config: BackboneConfig, spelling: Spelling) -> dict[str, tuple[int, ...]]:

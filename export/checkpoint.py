@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import pickle
 import pickletools
+import re
+import warnings
 import zipfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -22,6 +25,12 @@ _WRAPPERS = ("module.", "_orig_mod.")
 """Put before every name by DistributedDataParallel and by torch.compile."""
 
 _ZIP_MAGIC = b"PK\x03\x04"
+_HARMLESS = re.compile(
+    r"collections\.OrderedDict|torch\.\w+|torch\.(_utils|_tensor|storage|serialization)\.\w+"
+    r"|torch\.nn\.parameter\.Parameter|(__builtin__|builtins)\.set"
+)
+"""Globals that belong to saved tensors."""
+
 _MAX_NESTING = 3
 _SAFETENSORS_HEADER_BYTES = 8
 _MAX_LISTED = 4
@@ -112,8 +121,11 @@ def _read_safetensors(path: Path) -> Any:
 def _read_torch(path: Path) -> Any:
     is_zip = _check_zip(path)
     try:
-        # Files from before torch 1.6 are no zip archives and cannot be mapped.
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
+        with warnings.catch_warnings():
+            # About pickle protocols and deprecated storages: nothing that a user could act on.
+            warnings.simplefilter("ignore")
+            # Files from before torch 1.6 are no zip archives and cannot be mapped.
+            return torch.load(path, map_location="cpu", weights_only=True, mmap=is_zip)
     except Exception as error:  # torch raises almost any type on bytes it does not expect
         refused = _refused_globals(path)
         if refused:
@@ -124,8 +136,7 @@ def _read_torch(path: Path) -> Any:
                 "torch.save(model.state_dict(), ...)"
             ) from error
         raise CheckpointError(
-            f"{path} is not a PyTorch or safetensors checkpoint, or is damaged "
-            f"({type(error).__name__}: {_first_line(error)})"
+            f"{path} is not a PyTorch or safetensors checkpoint, or is damaged{_detail(error)}"
         ) from error
 
 
@@ -137,17 +148,22 @@ def _check_zip(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             members = archive.infolist()
-    except (zipfile.BadZipFile, OSError, ValueError) as error:
+            # torch stores without compression: a compressed member could only be there to expand.
+            if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+                raise CheckpointError(
+                    f"{path} was refused: it holds compressed parts, which torch.save never writes"
+                )
+            damaged = archive.testzip()
+    except (zipfile.BadZipFile, OSError, ValueError, RuntimeError, EOFError) as error:
         raise CheckpointError(
-            f"{path} is truncated: it begins like a PyTorch checkpoint but its end is missing; "
-            "copy it again"
+            f"{path} is truncated or damaged: it begins like a PyTorch checkpoint, but its list of "
+            f"parts at the end cannot be read ({error}); copy it again"
         ) from error
     if not any(member.filename.endswith("data.pkl") for member in members):
         raise CheckpointError(f"{path} is a zip archive, but not one that torch.save wrote")
-    # torch stores without compression: a compressed member could only be there to expand unbounded.
-    if any(member.compress_type != zipfile.ZIP_STORED for member in members):
+    if damaged is not None:
         raise CheckpointError(
-            f"{path} was refused: it holds compressed parts, which torch.save never writes"
+            f"{path} is damaged: the checksum of its part {damaged!r} does not fit; copy it again"
         )
     return True
 
@@ -157,7 +173,7 @@ def _refused_globals(path: Path) -> list[str]:
     found: dict[str, None] = {}
     try:
         for name in _pickled_globals(path):
-            if name.partition(".")[0] not in ("torch", "collections"):
+            if not _HARMLESS.fullmatch(name):
                 found[name] = None
     except Exception:  # pickletools raises almost any type on bytes that are no pickle
         return list(found)
@@ -256,5 +272,9 @@ def _listed(names: list[str]) -> str:
     return ", ".join(names[:_MAX_LISTED]) + more
 
 
-def _first_line(error: Exception) -> str:
-    return (str(error).strip().splitlines() or [""])[0][:200]
+def _detail(error: Exception) -> str:
+    """What torch found, without its advice to load the file unsafely."""
+    if isinstance(error, pickle.UnpicklingError):
+        return ""
+    first_line = (str(error).strip().splitlines() or [""])[0][:200]
+    return f" ({type(error).__name__}: {first_line})"

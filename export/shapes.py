@@ -12,7 +12,6 @@ __all__ = [
     "count_children",
     "dimensions",
     "with_prefix",
-    "without_prefix",
 ]
 
 Shapes = Mapping[str, tuple[int, ...]]
@@ -92,11 +91,6 @@ def check_shapes(found: Shapes, expected: Shapes, *, optional: Collection[str], 
 def with_prefix(shapes: Shapes, prefix: str) -> dict[str, tuple[int, ...]]:
     """The same shapes with ``prefix`` put before every name."""
     return {prefix + key: shape for key, shape in shapes.items()}
-
-
-def without_prefix(shapes: Shapes, prefix: str) -> dict[str, tuple[int, ...]]:
-    """The shapes whose name starts with ``prefix``, named without it."""
-    return {key[len(prefix) :]: shape for key, shape in shapes.items() if key.startswith(prefix)}
 
 
 def _text(shape: tuple[int | None, ...]) -> str:

@@ -49,7 +49,7 @@ def _assert_same(found: Tensor, expected: Tensor, tolerance: float = 2e-5) -> No
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize(
-    ("hyper", "size"), zip(VARIED, [(64, 64), (48, 112), (96, 32), (80, 80)], strict=True)
+    ("hyper", "size"), list(zip(VARIED, [(64, 64), (48, 112), (96, 32), (80, 80)], strict=True))
 )
 def test_formulation_equals_the_reference(
     layout: str, hyper: dict[str, Any], size: tuple[int, int]

@@ -22,7 +22,7 @@ from edgeseg.export.backbone_config import (
     spelling_of,
 )
 from edgeseg.export.family import Family, InputSize
-from edgeseg.export.shapes import Shapes, check_shapes, with_prefix, without_prefix
+from edgeseg.export.shapes import Shapes, check_shapes, with_prefix
 from edgeseg.spec import PreprocessSpec, ReadoutSpec, TensorSpec
 
 __all__ = ["Norm", "SegDinoFamily", "SegDinoModel", "make_norm", "norm_kind", "resize"]
@@ -97,7 +97,7 @@ class SegDinoFamily(Family[C], abc.ABC):
 
     @abc.abstractmethod
     def read_head(self, backbone: BackboneConfig, shapes: Shapes) -> C:
-        """The config from the head's own keys (named without prefix)."""
+        """The config from the head's own keys."""
 
     @abc.abstractmethod
     def build_head(self, config: C) -> nn.Module:
@@ -105,8 +105,8 @@ class SegDinoFamily(Family[C], abc.ABC):
 
     def read_config(self, shapes: Shapes) -> C:
         """Backbone, then head; every key is checked against the config they give."""
-        backbone = read_backbone_config(without_prefix(shapes, "backbone."))
-        config = self.read_head(backbone, without_prefix(shapes, f"{self.head_name}."))
+        backbone = read_backbone_config(shapes)
+        config = self.read_head(backbone, shapes)
         tower = backbone_shapes(backbone, self.spelling(shapes))
         with torch.device("meta"):
             head = {
@@ -126,7 +126,7 @@ class SegDinoFamily(Family[C], abc.ABC):
 
     def spelling(self, shapes: Shapes) -> Spelling:
         """Whose names the backbone's keys are."""
-        return spelling_of(without_prefix(shapes, "backbone."))
+        return spelling_of(shapes)
 
     def build(self, config: C) -> SegDinoModel:
         """Backbone, head and last resize with fresh weights."""

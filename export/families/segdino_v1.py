@@ -83,14 +83,16 @@ class SegDinoV1(SegDinoFamily[SegDinoV1Config]):
     def read_head(self, backbone: BackboneConfig, shapes: Shapes) -> SegDinoV1Config:
         """Widths from the projections and the first level, classes from the last convolution."""
         projects = tuple(
-            dimensions(shapes, f"projects.{level}.weight", (None, backbone.width, 1, 1))[0]
+            dimensions(shapes, f"head.projects.{level}.weight", (None, backbone.width, 1, 1))[0]
             for level in range(4)
         )
-        features, *_ = dimensions(shapes, "scratch.layer1_rn.weight", (None, projects[0], 3, 3))
-        classes, *_ = dimensions(
-            shapes, "scratch.output_conv.weight", (None, len(projects) * features, 1, 1)
+        features, *_ = dimensions(
+            shapes, "head.scratch.layer1_rn.weight", (None, projects[0], 3, 3)
         )
-        upsampled = "proj.weight" in shapes
+        classes, *_ = dimensions(
+            shapes, "head.scratch.output_conv.weight", (None, len(projects) * features, 1, 1)
+        )
+        upsampled = "head.proj.weight" in shapes
         return SegDinoV1Config(backbone, projects, features, classes, upsampled)
 
     def build_head(self, config: SegDinoV1Config) -> nn.Module:

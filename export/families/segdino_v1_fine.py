@@ -131,13 +131,15 @@ class SegDinoV1Fine(SegDinoFamily[SegDinoV1FineConfig]):
     def read_head(self, backbone: BackboneConfig, shapes: Shapes) -> SegDinoV1FineConfig:
         """Widths from the projections and the last convolutions."""
         projects = tuple(
-            dimensions(shapes, f"projects.{level}.weight", (None, backbone.width, 1, 1))[0]
+            dimensions(shapes, f"head.projects.{level}.weight", (None, backbone.width, 1, 1))[0]
             for level in range(4)
         )
-        features, *_ = dimensions(shapes, "scratch.layer1_rn.weight", (None, projects[0], 3, 3))
-        last = "scratch.output_conv.2.weight"
+        features, *_ = dimensions(
+            shapes, "head.scratch.layer1_rn.weight", (None, projects[0], 3, 3)
+        )
+        last = "head.scratch.output_conv.2.weight"
         classes, *_ = dimensions(shapes, last, (None, features, 1, 1))
-        batch_norm = "scratch.refinenet1.resConfUnit1.bn1.weight" in shapes
+        batch_norm = "head.scratch.refinenet1.resConfUnit1.bn1.weight" in shapes
         return SegDinoV1FineConfig(backbone, projects, features, classes, batch_norm)
 
     def build_head(self, config: SegDinoV1FineConfig) -> nn.Module:

@@ -96,10 +96,12 @@ class SegDinoV2(SegDinoFamily[SegDinoV2Config]):
     def read_head(self, backbone: BackboneConfig, shapes: Shapes) -> SegDinoV2Config:
         """Channels from the projections, classes from the last convolution."""
         channels, *_ = dimensions(
-            shapes, "token_projections.0.weight", (None, backbone.width, 1, 1)
+            shapes, "decoder.token_projections.0.weight", (None, backbone.width, 1, 1)
         )
-        classes, *_ = dimensions(shapes, "out_conv.weight", (None, channels, 1, 1))
-        return SegDinoV2Config(backbone, channels, classes, norm_kind(shapes, "sad_intra_1.norm."))
+        classes, *_ = dimensions(shapes, "decoder.out_conv.weight", (None, channels, 1, 1))
+        return SegDinoV2Config(
+            backbone, channels, classes, norm_kind(shapes, "decoder.sad_intra_1.norm.")
+        )
 
     def build_head(self, config: SegDinoV2Config) -> nn.Module:
         """The decoder, its parameters named as in the checkpoint."""

@@ -82,8 +82,8 @@ class SegDinoV2First(SegDinoFamily[SegDinoV2FirstConfig]):
 
     def read_head(self, backbone: BackboneConfig, shapes: Shapes) -> SegDinoV2FirstConfig:
         """Classes from the last convolution, the norm's kind from its statistics."""
-        classes, *_ = dimensions(shapes, "out_conv.weight", (None, backbone.width, 1, 1))
-        return SegDinoV2FirstConfig(backbone, classes, norm_kind(shapes, "intra_r1.norm."))
+        classes, *_ = dimensions(shapes, "head.out_conv.weight", (None, backbone.width, 1, 1))
+        return SegDinoV2FirstConfig(backbone, classes, norm_kind(shapes, "head.intra_r1.norm."))
 
     def build_head(self, config: SegDinoV2FirstConfig) -> nn.Module:
         """The decoder, as wide as the backbone."""

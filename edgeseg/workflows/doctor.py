@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgeseg import __version__
-from edgeseg.workflows import _machine
+from edgeseg._machine import cpu_name
+from edgeseg.workflows import _linux
 from edgeseg.workflows._probe import ProbeError, probe
 
 __all__ = ["Finding", "doctor"]
@@ -124,10 +125,10 @@ def _python() -> Finding:
 
 
 def _cpu() -> Finding:
-    model, flags = _machine.cpu_model_and_features()
+    flags = _linux.cpu_features()
     known = _ARM_FEATURES if platform.machine() in ("aarch64", "arm64") else _X86_FEATURES
     offered = [words for flag, words in known.items() if flag in flags]
-    detail = f"{model or platform.processor() or 'unknown'}: {', '.join(offered) or 'no vectors'}"
+    detail = f"{cpu_name()}: {', '.join(offered) or 'no feature that matters here'}"
     if flags & _INT8_FEATURES:
         return Finding("CPU", "ok", detail)
     return Finding(
@@ -139,7 +140,7 @@ def _cpu() -> Finding:
 
 
 def _cores() -> Finding:
-    cores, quota = _machine.usable_cores(), _machine.cpu_quota()
+    cores, quota = _linux.usable_cores(), _linux.cpu_quota()
     if quota is None or quota >= cores:
         return Finding("CPU cores", "ok", f"{cores} usable")
     threads = max(1, int(quota))
@@ -153,7 +154,7 @@ def _cores() -> Finding:
 
 
 def _memory() -> Finding:
-    found, limit = _machine.available_memory_bytes(), _machine.memory_limit_bytes()
+    found, limit = _linux.available_memory_bytes(), _linux.memory_limit_bytes()
     if found is None:
         return Finding("memory", "warning", "the system does not say")
     total, available = found
@@ -193,7 +194,7 @@ def _openvino() -> Finding:
         return _named(found, "OpenVINO")
     devices: dict[str, str] = found["devices"]
     detail = f"{found['version']}: " + "; ".join(f"{k} ({v})" for k, v in devices.items())
-    graphics = _machine.intel_render_devices()
+    graphics = _linux.intel_render_devices()
     if graphics and not any(device.startswith("GPU") for device in devices):
         return Finding(
             "OpenVINO",
@@ -281,7 +282,7 @@ def _packages(name: str, needed: Iterable[str], mend: str, purpose: str) -> Find
 
 
 def _jetson() -> Finding:
-    name = _machine.jetson()
+    name = _linux.jetson()
     return Finding("Jetson", "ok", name or "this machine is none")
 
 
@@ -307,14 +308,14 @@ def _cuda() -> Finding:
 def _has_nvidia_hardware() -> bool:
     nvidia = "0x10de"
     vendors = Path("/sys/bus/pci/devices").glob("*/vendor")
-    return _machine.jetson() is not None or any(
+    return _linux.jetson() is not None or any(
         path.read_text().strip() == nvidia for path in vendors
     )
 
 
 def _tensorrt() -> Finding:
     mend = "pip install 'edgeseg[tensorrt]'"
-    if _machine.jetson() is not None:
+    if _linux.jetson() is not None:
         mend = "sudo apt-get install python3-libnvinfer, then a venv with --system-site-packages"
     try:
         found = probe("tensorrt")

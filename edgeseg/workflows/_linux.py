@@ -8,7 +8,7 @@ from pathlib import Path
 
 __all__ = [
     "available_memory_bytes",
-    "cpu_model_and_features",
+    "cpu_features",
     "cpu_quota",
     "intel_render_devices",
     "jetson",
@@ -20,27 +20,15 @@ ROOT = Path("/")
 _INTEL = "0x8086"
 # Version 1 of control groups says "no limit" with the largest multiple of a page.
 _NO_LIMIT_BYTES = 1 << 60
-_ARM_IMPLEMENTERS = {
-    ("0x41", "0xd0c"): "Arm Neoverse N1",
-    ("0x41", "0xd40"): "Arm Neoverse V1",
-    ("0x41", "0xd42"): "Arm Cortex-A78AE",
-    ("0x41", "0xd49"): "Arm Neoverse N2",
-    ("0x41", "0xd4f"): "Arm Neoverse V2",
-}
 
 
-def cpu_model_and_features(root: Path = ROOT) -> tuple[str, frozenset[str]]:
-    """Model name and kernel's feature flags of the first processor; empty where unknown."""
-    fields: dict[str, str] = {}
+def cpu_features(root: Path = ROOT) -> frozenset[str]:
+    """Linux's names of the processor's features (``flags`` on x86, ``Features`` on Arm)."""
     for line in _read(root / "proc/cpuinfo").splitlines():
         name, _, value = line.partition(":")
-        fields.setdefault(name.strip(), value.strip())
-    flags = fields.get("flags") or fields.get("Features") or ""
-    part = (fields.get("CPU implementer", ""), fields.get("CPU part", ""))
-    model = fields.get("model name") or _ARM_IMPLEMENTERS.get(part)
-    if model is None:
-        model = f"Arm implementer {part[0]} part {part[1]}" if all(part) else ""
-    return model, frozenset(flags.split())
+        if name.strip() in ("flags", "Features"):
+            return frozenset(value.split())
+    return frozenset()
 
 
 def usable_cores() -> int:
@@ -66,7 +54,9 @@ def cpu_quota(root: Path = ROOT) -> float | None:
 
 def available_memory_bytes(root: Path = ROOT) -> tuple[int, int] | None:
     """Total and available memory, or None where unknown."""
-    found: dict[str, str] = dict(re.findall(r"^(\w+):\s+(\d+) kB", _read(root / "proc/meminfo"), re.MULTILINE))
+    found: dict[str, str] = dict(
+        re.findall(r"^(\w+):\s+(\d+) kB", _read(root / "proc/meminfo"), re.MULTILINE)
+    )
     if "MemTotal" not in found:
         return None
     return 1024 * int(found["MemTotal"]), 1024 * int(found.get("MemAvailable", found["MemTotal"]))

@@ -24,6 +24,7 @@ import edgeseg
 from edgeseg import kernels
 from edgeseg.errors import InputError, NativeLibraryError
 from edgeseg.kernels import _library, reference
+from edgeseg.kernels._resize import Resample
 from edgeseg.spec import RoiSpec
 
 Image = pytest.importorskip("PIL.Image")
@@ -51,7 +52,7 @@ def picture(height: int, width: int, seed: int = 0) -> Picture:
     return noise if seed % 2 else np.where(noise < 128, 0, 255).astype(np.uint8)
 
 
-def pillow(image: Picture, height: int, width: int, resample: str) -> Picture:
+def pillow(image: Picture, height: int, width: int, resample: Resample) -> Picture:
     """Pillow's own resize; before version 13 its two passes are ordered by hand."""
     method = Image.Resampling[resample.upper()]
     source = Image.fromarray(np.ascontiguousarray(image))
@@ -79,7 +80,13 @@ def pillow(image: Picture, height: int, width: int, resample: str) -> Picture:
 @example(height_in=390, width_in=60, height=33, width=57, threads=3, seed=0)
 @settings(max_examples=150, deadline=None)
 def test_equals_pillow_bit_for_bit(
-    resample: str, height_in: int, width_in: int, height: int, width: int, threads: int, seed: int
+    resample: Resample,
+    height_in: int,
+    width_in: int,
+    height: int,
+    width: int,
+    threads: int,
+    seed: int,
 ) -> None:
     image = picture(height_in, width_in, seed)
     expected = pillow(image, height, width, resample)
@@ -104,7 +111,7 @@ def test_equals_pillow_bit_for_bit(
     ],
 )
 def test_equals_pillow_on_frame_sizes_and_extreme_ratios(
-    isa: str, resample: str, size_in: tuple[int, int], size: tuple[int, int]
+    isa: str, resample: Resample, size_in: tuple[int, int], size: tuple[int, int]
 ) -> None:
     image = picture(*size_in, seed=1)
     got = kernels.resize_u8(image, *size, resample=resample, threads=2, native=LIBRARIES[isa])
@@ -115,7 +122,7 @@ def test_equals_pillow_on_frame_sizes_and_extreme_ratios(
 @given(data=st.data(), height_in=sides, width_in=sides, height=sides, width=sides)
 @settings(max_examples=60, deadline=None)
 def test_region_equals_crop_then_resize(
-    resample: str, data: st.DataObject, height_in: int, width_in: int, height: int, width: int
+    resample: Resample, data: st.DataObject, height_in: int, width_in: int, height: int, width: int
 ) -> None:
     x = data.draw(st.integers(0, width_in - 1))
     y = data.draw(st.integers(0, height_in - 1))
@@ -135,7 +142,7 @@ def test_region_equals_crop_then_resize(
 @example(height_in=90, width_in=31, height=7, width=29, seed=0)
 @settings(max_examples=40, deadline=None)
 def test_numpy_reference_equals_pillow(
-    resample: str, height_in: int, width_in: int, height: int, width: int, seed: int
+    resample: Resample, height_in: int, width_in: int, height: int, width: int, seed: int
 ) -> None:
     image = picture(height_in, width_in, seed)
     np.testing.assert_array_equal(
@@ -200,7 +207,7 @@ def test_reads_nothing_outside_the_region(isa: str) -> None:
 @settings(max_examples=30, deadline=None)
 def test_normalization_equals_float64(
     isa: str,
-    resample: str,
+    resample: Resample,
     height_in: int,
     width_in: int,
     height: int,

@@ -115,12 +115,10 @@ class Library:
                 raise NativeLibraryError(
                     f"{self.path} could not create a context: memory is exhausted"
                 ) from None
-        owner = os.getpid()
         try:
             yield handle
         finally:
-            if os.getpid() == owner:
-                self._idle.append(handle)
+            self._idle.append(handle)
 
     def resize_u8(
         self, frame: Frame, size_px: tuple[int, int], resample: int, threads: int, out: int

@@ -91,9 +91,13 @@ def test_the_overlay_video_is_the_drawn_video(
     with edgeseg.open(bundle) as model, open_source(clip) as source:
         for image, frame in zip(images, source, strict=True):
             wanted = overlay(frame.image, model(frame.image, threshold=threshold).mask)
-            wrong = np.abs(image.astype(int) - frame.image.astype(int)).mean()
-            right = np.abs(image.astype(int) - wanted.astype(int)).mean()
-            assert right < wrong / 2
+            # Blurred, since the encoder keeps little of the frame's noise.
+            stored_picture, untouched, drawn = (
+                cv2.GaussianBlur(picture, (0, 0), 3).astype(float)
+                for picture in (image, frame.image, wanted)
+            )
+            assert np.abs(stored_picture - drawn).mean() < 4
+            assert np.abs(stored_picture - untouched).mean() > 15
 
 
 def test_one_picture_exactly(

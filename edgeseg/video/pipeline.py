@@ -153,7 +153,7 @@ class _Worker:
 def run_pipeline(
     source: Iterable[Any],
     stages: Sequence[Stage],
-    write: Callable[[Any], None],
+    write: Callable[[Any], object],
     *,
     slots: int = 2,
     read_name: str = "decode",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import sys
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
@@ -15,12 +16,16 @@ if TYPE_CHECKING:
 
 __all__ = ["console", "progress_bars", "table"]
 
+_PIPE_WIDTH = 140
+
 
 def console(arguments: argparse.Namespace) -> Console:
     """The console for results (standard output); silent with ``--quiet``."""
     from rich.console import Console
 
-    return Console(quiet=arguments.quiet, highlight=False, soft_wrap=True)
+    # A pipe has no width: tables written to one are laid out whole rather than cut at 80 columns.
+    width = None if sys.stdout.isatty() else _PIPE_WIDTH
+    return Console(quiet=arguments.quiet, highlight=False, soft_wrap=True, width=width)
 
 
 @contextlib.contextmanager

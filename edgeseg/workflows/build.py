@@ -44,6 +44,7 @@ from edgeseg.model import Model
 from edgeseg.preprocess import Preprocessor
 from edgeseg.report import render_report
 from edgeseg.spec import (
+    BACKENDS,
     SCHEMA_VERSION,
     Decision,
     LatencyRecord,
@@ -134,6 +135,17 @@ class BuildReport:
     def remarks(self) -> list[str]:
         """Decisions of the build, and what the user should know of the figures."""
         lines = [f"{d.what}: {d.why}" for d in self.manifest.decisions]
+        measured = {(r.variant, r.backend) for r in self.manifest.latencies}
+        for backend in BACKENDS:
+            idle = [
+                v.name
+                for v in self.manifest.variants
+                if backend in v.backends and (v.name, backend) not in measured
+            ]
+            if idle:
+                lines.append(f"{backend}: not measured on this machine: {', '.join(idle)}")
+        if not self.manifest.scores:
+            lines.append("accuracy: not measured: pass --val with held-out images")
         parity = self.manifest.parity
         lines.append(
             f"parity of the FP32 graph with torch: {parity.relative:.1e} of the logits' range "

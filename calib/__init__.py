@@ -8,7 +8,7 @@
     for backend in ("openvino", "onnxruntime", "tensorrt"):
         quantize(fp32_path, thresholds, backend, folder / f"int8-{backend}.onnx")
     to_fp16(fp32_path, folder / "fp16.onnx", "fp16")
-    quantize_with_modelopt(fp32_path, frames, folder)  # NVIDIA's quantiser instead
+    quantize_with_modelopt(fp32_path, frames, {"tensorrt": folder / "modelopt.onnx"})
 """
 
 from __future__ import annotations

@@ -124,8 +124,14 @@ class _Check:
         maker = self.graph.producer(source)
         free = self.target.convolution_outputs and maker is not None and maker.op_type == "Conv"
         for reader in self.graph.consumers(node.output[0]):
-            first_input = reader.op_type in _PRODUCTS and list(reader.input).count(node.output[0]) == 1
-            if first_input and reader.input[0] == node.output[0] and self._weight(reader) is not None:
+            first_input = (
+                reader.op_type in _PRODUCTS and list(reader.input).count(node.output[0]) == 1
+            )
+            if (
+                first_input
+                and reader.input[0] == node.output[0]
+                and self._weight(reader) is not None
+            ):
                 continue
             if free and reader.op_type not in (*_NEVER, "QuantizeLinear"):
                 if source not in self.convolution_outputs:

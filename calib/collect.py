@@ -52,7 +52,9 @@ def collect_ranges(
     names = calibration_tensors(graph)
     if not names:
         raise CalibrationError(f"{fp32_path}: the graph holds no Linear or Conv to calibrate")
-    (input_name,) = graph.inputs
+    if len(graph.inputs) != 1:
+        raise CalibrationError(f"{fp32_path} has the inputs {graph.inputs}; one is expected")
+    input_name = graph.inputs[0]
     inner = tuple(n for n in names if n != input_name and n not in graph.outputs)
     ranges = Ranges(names)
     with tempfile.TemporaryDirectory(prefix="edgeseg-calibration-") as folder:

@@ -200,7 +200,9 @@ class _Rewriter:
 
 
 def _kept_single(graph: Graph, mode: Fp16Mode) -> set[int]:
-    single = {id(n) for n in graph.nodes if n.op_type in _NORMALISATIONS or not _has_half_form(graph, n)}
+    single = {
+        id(n) for n in graph.nodes if n.op_type in _NORMALISATIONS or not _has_half_form(graph, n)
+    }
     if mode == "fp16-safe":
         for node in graph.nodes:
             if node.op_type == "Softmax":
@@ -230,7 +232,11 @@ def _mark_scores(graph: Graph, tensor: str, single: set[int]) -> bool:
 def _schema(graph: Graph, node: Node) -> Any:
     domain = "" if node.domain == "ai.onnx" else node.domain
     version = next(
-        (o.version for o in graph.model.opset_import if o.domain in (domain, "ai.onnx" if not domain else domain)),
+        (
+            o.version
+            for o in graph.model.opset_import
+            if o.domain in (domain, "ai.onnx" if not domain else domain)
+        ),
         None,
     )
     try:
@@ -286,7 +292,9 @@ def _excess(graph: Graph, node: Node) -> tuple[str, float] | None:
                 return str(node.input[i]), largest
     if node.op_type == "ConstantOfShape":
         for attribute in node.attribute:
-            largest = float(np.abs(numpy_helper.to_array(helper.get_attribute_value(attribute))).max())
+            largest = float(
+                np.abs(numpy_helper.to_array(helper.get_attribute_value(attribute))).max()
+            )
             if not largest <= MAX_HALF:
                 return attribute.name, largest
     return None

@@ -17,7 +17,17 @@ from edgeseg.errors import CalibrationError
 __all__ = ["LAYOUT_OPS", "Graph"]
 
 LAYOUT_OPS = frozenset(
-    {"Reshape", "Transpose", "Flatten", "Squeeze", "Unsqueeze", "Slice", "Split", "Concat", "Identity"}
+    {
+        "Reshape",
+        "Transpose",
+        "Flatten",
+        "Squeeze",
+        "Unsqueeze",
+        "Slice",
+        "Split",
+        "Concat",
+        "Identity",
+    }
 )
 """Operations that move values without changing them."""
 
@@ -51,7 +61,10 @@ class Graph:
         self.initializers: dict[str, Any] = {t.name: t for t in graph.initializer}
         self.nodes: list[Node] = []
         for node in graph.node:
-            if any(a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS) for a in node.attribute):
+            if any(
+                a.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
+                for a in node.attribute
+            ):
                 raise CalibrationError(
                     f"node {node.name!r} ({node.op_type}) has a subgraph: export without control flow"
                 )
@@ -67,7 +80,9 @@ class Graph:
             if v.type.HasField("tensor_type")
         }
         self._names = {name for node in self.nodes for name in (*node.input, *node.output)}
-        self._names.update(self.initializers, (v.name for v in graph.input), (n.name for n in self.nodes))
+        self._names.update(
+            self.initializers, (v.name for v in graph.input), (n.name for n in self.nodes)
+        )
         self.index()
 
     @classmethod
@@ -80,7 +95,9 @@ class Graph:
         try:
             model = onnx.load(str(path))
         except Exception as error:  # OSError, or protobuf's DecodeError
-            raise CalibrationError(f"{path}: cannot be read as ONNX: {_first_line(error)}") from error
+            raise CalibrationError(
+                f"{path}: cannot be read as ONNX: {_first_line(error)}"
+            ) from error
         try:
             return cls(model)
         except CalibrationError as error:
@@ -143,7 +160,9 @@ class Graph:
             return tuple(self.initializers[name].dims)
         kind = self._types.get(name)
         if kind is None or any(not d.HasField("dim_value") for d in kind.shape.dim):
-            raise CalibrationError(f"tensor {name!r} has no static shape: export with a fixed input size")
+            raise CalibrationError(
+                f"tensor {name!r} has no static shape: export with a fixed input size"
+            )
         return tuple(d.dim_value for d in kind.shape.dim)
 
     def unique(self, name: str) -> str:
@@ -160,7 +179,9 @@ class Graph:
         self.initializers[name] = numpy_helper.from_array(np.asarray(value, order="C"), name)
         return name
 
-    def node(self, kind: str, inputs: Iterable[str], output: str, name: str, **attributes: Any) -> Node:
+    def node(
+        self, kind: str, inputs: Iterable[str], output: str, name: str, **attributes: Any
+    ) -> Node:
         """Make (not insert) a node of one output."""
         return helper.make_node(kind, list(inputs), [output], name=self.unique(name), **attributes)
 
@@ -177,7 +198,9 @@ class Graph:
         try:
             onnx.checker.check_model(model, full_check=True)
         except Exception as error:
-            raise CalibrationError(f"the rewritten graph is not valid: {_first_line(error)}") from error
+            raise CalibrationError(
+                f"the rewritten graph is not valid: {_first_line(error)}"
+            ) from error
         with atomic_file(path) as temporary:
             temporary.write_bytes(model.SerializeToString())
 

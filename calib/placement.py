@@ -21,7 +21,14 @@ from edgeseg.calib.targets import Target
 from edgeseg.errors import CalibrationError, UsageError
 from edgeseg.spec import Decision
 
-__all__ = ["Placement", "Product", "calibration_tensors", "find_products", "place"]
+__all__ = [
+    "Placement",
+    "Product",
+    "calibration_tensors",
+    "excluded_products",
+    "find_products",
+    "place",
+]
 
 _LINEAR_PATH = LAYOUT_OPS | {"Add", "Sub", "Resize", "Cast"}
 """What a value passes on its way without being normalised, activated or multiplied."""
@@ -97,14 +104,16 @@ def place(graph: Graph, target: Target, exclude: Sequence[str] = ()) -> Placemen
         CalibrationError: nothing is left to quantise.
     """
     products = find_products(graph)
-    excluded = _excluded(products, exclude)
+    excluded = excluded_products(products, exclude)
     kept: list[Product] = []
     outputs: list[str] = []
     decisions = []
     for product in products:
         reason = excluded.get(product.name) or _reason_for_float(graph, product, target)
         if reason is not None:
-            decisions.append(Decision(f"{product.name} stays in float for {target.backend}", reason))
+            decisions.append(
+                Decision(f"{product.name} stays in float for {target.backend}", reason)
+            )
             continue
         kept.append(product)
         if target.convolution_outputs and product.node.op_type == "Conv":
@@ -144,13 +153,20 @@ def _channel_axis(graph: Graph, node: Node) -> int | None:
     return 0 if "transB" in attributes and attributes["transB"].i else 1
 
 
-def _excluded(products: Sequence[Product], patterns: Sequence[str]) -> dict[str, str]:
+def excluded_products(products: Sequence[Product], patterns: Sequence[str]) -> dict[str, str]:
+    """Names of the products whose whole name matches a pattern, each with the reason in words.
+
+    Raises:
+        UsageError: a pattern is no regular expression, or matches no product.
+    """
     found: dict[str, str] = {}
     for pattern in patterns:
         try:
             compiled = re.compile(pattern)
         except re.error as error:
-            raise UsageError(f"exclusion {pattern!r} is not a regular expression: {error}") from error
+            raise UsageError(
+                f"exclusion {pattern!r} is not a regular expression: {error}"
+            ) from error
         matched = [p.name for p in products if compiled.fullmatch(p.name)]
         if not matched:
             some = ", ".join(p.name for p in products[:5])

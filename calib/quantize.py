@@ -182,7 +182,9 @@ def _insert(
     zero_point = graph.add_constant("activation_zero_point", np.array(zero, target.activations))
     for name in placement.outputs:
         _quantize_output(graph, name, thresholds[name], zero_point, target)
-    pairs = {name: _pair(graph, name, thresholds[name], zero_point, target) for name in placement.inputs}
+    pairs = {
+        name: _pair(graph, name, thresholds[name], zero_point, target) for name in placement.inputs
+    }
     weights: dict[tuple[str, int], str] = {}
     for product in placement.products:
         if product.activation in pairs:
@@ -202,7 +204,9 @@ def _pair(graph: Graph, name: str, threshold: float, zero_point: str, target: Ta
     codes, result = graph.unique(f"{name}_codes"), graph.unique(f"{name}_dequantized")
     graph.nodes += [
         graph.node("QuantizeLinear", (name, scale, zero_point), codes, f"{name}_QuantizeLinear"),
-        graph.node("DequantizeLinear", (codes, scale, zero_point), result, f"{name}_DequantizeLinear"),
+        graph.node(
+            "DequantizeLinear", (codes, scale, zero_point), result, f"{name}_DequantizeLinear"
+        ),
     ]
     return result
 
@@ -237,6 +241,8 @@ def _dequantized_weight(graph: Graph, product: Product, target: Target) -> str:
     )
     result = graph.unique(f"{name}_dequantized")
     graph.nodes.append(
-        graph.node("DequantizeLinear", inputs, result, f"{name}_DequantizeLinear", axis=product.axis)
+        graph.node(
+            "DequantizeLinear", inputs, result, f"{name}_DequantizeLinear", axis=product.axis
+        )
     )
     return result

@@ -9,7 +9,7 @@ of the frames.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -30,12 +30,16 @@ Method = Literal["max", "entropy", "percentile", "mse"]
 METHODS: tuple[Method, ...] = get_args(Method)
 DEFAULT_PERCENTILE = 99.99
 
-DEFAULT_METHOD: Method = "max"
+DEFAULT_METHOD: Method = "mse"
+"""On real SegDINO v1 and v2 models (160 calibration, 100 test images; masks of INT8 against FP32) the
+mean Dice is 0.993 for mse, 0.993 for percentile, 0.990 to 0.992 for max and 0.984 to 0.988 for entropy,
+and the worst image of mse is the best or within 0.01 of it. Unlike a percentile, mse keeps the few
+outlier values of DINOv3's register tokens when cutting them off would cost more than rounding."""
 _BINS = 4096
 _LEVELS = 128
 """Magnitudes that a symmetric 8-bit code tells apart: 0 to 127."""
 _ENTROPY_BINS = 2048
-_MSE_CANDIDATES = 512
+_MSE_CANDIDATES = 128
 _SAMPLES = 1 << 18
 _MIN_EXPONENT = -100
 """Bins are never narrower than 2**-100, so that their width and its inverse are normal floats."""
@@ -182,7 +186,9 @@ class Ranges(Mapping[str, Histogram]):
         if not 0.0 < percentile <= 100.0:
             raise UsageError(f"percentile must lie above 0 and at most at 100, got {percentile}")
         if self.frames == 0:
-            raise CalibrationError("no frame was calibrated: name images or videos to take ranges from")
+            raise CalibrationError(
+                "no frame was calibrated: name images or videos to take ranges from"
+            )
         return {name: h.threshold(method, percentile) for name, h in self._histograms.items()}
 
     def __getitem__(self, name: str) -> Histogram:
@@ -220,8 +226,11 @@ def _least_squared_error(counts: Counts, width: float, max_abs: float) -> float:
         integral = code * (step**3 / 12.0) + (edges - code * step) ** 3 / 3.0
         return float(np.diff(integral) @ density)
 
-    candidates = np.append(edges[1 : n : max(1, n // _MSE_CANDIDATES)], max_abs)
-    return float(min(candidates, key=error))
+    step = max(1, n // _MSE_CANDIDATES)
+    coarse = [*range(1, n, step), n]
+    best = min(coarse, key=lambda i: error(float(edges[i])))
+    near = range(max(1, best - step + 1), min(n, best + step - 1) + 1)
+    return float(edges[min((best, *near), key=lambda i: error(float(edges[i])))])
 
 
 def _least_divergence(counts: Counts, width: float) -> float:
@@ -234,15 +243,14 @@ def _least_divergence(counts: Counts, width: float) -> float:
     values = counts.astype(np.float64)
     filled = values > 0.0
     tail = np.append(np.cumsum(values[::-1])[::-1], 0.0)
-    best = (math.inf, n)
+    best, chosen = math.inf, n
     for i in range(_LEVELS, n + 1):
         if tail[i] > 0.0 and not filled[i - 1]:
             continue  # the saturated values fall where the candidate has no mass: infinite
-        best = min(best, (_divergence(values[:i], filled[:i], tail[i]), i), key=_first)
-    return best[1] * width
-
-
-_first: Callable[[tuple[float, int]], float] = lambda pair: pair[0]  # noqa: E731
+        divergence = _divergence(values[:i], filled[:i], tail[i])
+        if divergence < best:
+            best, chosen = divergence, i
+    return chosen * width
 
 
 def _divergence(values: Array, filled: Array, outliers: float) -> float:

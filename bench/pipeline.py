@@ -4,7 +4,8 @@ Every stage is measured alone: its rate, and the CPU time per frame of the whole
 includes the threads of codecs and of the inference library. No pipeline can be faster than its
 slowest stage, nor than the cores divided by the summed CPU time per frame; the smaller of the two
 is the bound that the pipeline's rate is compared with. With ``--stand-in`` the engine sleeps
-instead of computing, as one on another device would; choose a sleep that makes it the slowest stage.
+instead of computing, as one on another device would; choose a sleep long enough to make it the
+slowest stage.
 
 Measurements alternate (all stages alone, then the pipeline) and medians of the rounds are shown.
 They mean something on a machine that does nothing else.

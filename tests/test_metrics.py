@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +14,7 @@ from hypothesis.extra import numpy as hnp
 from PIL import Image
 from scipy import ndimage
 
+from edgeseg.dataset import DataFolder, read_mask
 from edgeseg.errors import InputError
 from edgeseg.metrics import (
     Score,
@@ -208,3 +211,44 @@ def test_unfit_arrays_are_refused(a, b, message):
 def test_spacing_must_be_positive(spacing):
     with pytest.raises(InputError, match="spacing"):
         hd95(np.ones((3, 3), bool), np.ones((3, 3), bool), spacing=spacing)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("version", "resample", "figures"),
+    [
+        ("v2", Image.Resampling.BILINEAR, (0.7017, 0.5847, 52.66)),
+        ("v1", Image.Resampling.BICUBIC, (0.6254, 0.4992, 65.71)),
+    ],
+)
+def test_the_figures_of_the_authors_code_are_reproduced(version, resample, figures):
+    """Two trained checkpoints whose figures were taken with the authors' own scripts."""
+    root = os.environ.get("EDGESEG_DATA")
+    if root is None:
+        pytest.skip("EDGESEG_DATA is not set")
+    torch = pytest.importorskip("torch")
+    from edgeseg.export import load
+
+    data = Path(root)
+    network = load(data / "checkpoints" / f"segdino_{version}_tiny.pth").model.eval()
+    mean, std = np.float32((0.485, 0.456, 0.406)), np.float32((0.229, 0.224, 0.225))
+    cases = DataFolder.open(data / "polyp" / "test", masks="required").cases
+    scores = []
+    for start in range(0, len(cases), 10):
+        batch = cases[start : start + 10]
+        tensors = []
+        for case in batch:
+            with Image.open(case.image) as image:
+                small = image.convert("RGB").resize((256, 256), resample)
+            tensors.append((np.asarray(small, np.float32) / 255 - mean) / std)
+        with torch.inference_mode():
+            logits = network(torch.from_numpy(np.stack(tensors).transpose(0, 3, 1, 2)))
+        predictions = torch.sigmoid(logits)[:, 0].numpy() > 0.5
+        for case, prediction in zip(batch, predictions, strict=True):
+            truth = resize_mask(read_mask(case.mask), 256, 256)
+            scores.append(evaluate_mask(prediction, truth))
+    mean_of_all = mean_score(scores)
+    assert len(scores) == 100
+    assert mean_of_all.dice == pytest.approx(figures[0], abs=6e-5)
+    assert mean_of_all.iou == pytest.approx(figures[1], abs=6e-5)
+    assert mean_of_all.hd95 == pytest.approx(figures[2], abs=6e-3)

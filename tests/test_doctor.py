@@ -266,3 +266,12 @@ def test_an_nvidia_device_is_described(monkeypatch):
     assert found["NVIDIA GPU"].status == "ok"
     assert "NVIDIA Orin (compute capability 8.7)" in found["NVIDIA GPU"].detail
     assert found["TensorRT"] == Finding("TensorRT", "ok", "10.3.0")
+
+
+def test_the_verb_shows_the_commands_whole(monkeypatch, capsys):
+    from edgeseg.cli import main
+
+    mend = "pip install 'edgeseg[volumes]'"
+    monkeypatch.setattr(doctor_module, "doctor", lambda: [Finding("x", "missing", "y", mend)])
+    assert main(["doctor"]) == 0
+    assert mend in capsys.readouterr().out

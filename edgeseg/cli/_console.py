@@ -25,7 +25,10 @@ def console(arguments: argparse.Namespace) -> Console:
 
     # A pipe has no width: tables written to one are laid out whole rather than cut at 80 columns.
     width = None if sys.stdout.isatty() else _PIPE_WIDTH
-    return Console(quiet=arguments.quiet, highlight=False, soft_wrap=True, width=width)
+    # No markup either: "edgeseg[export]" and paths with brackets are text, not styles.
+    return Console(
+        quiet=arguments.quiet, highlight=False, markup=False, soft_wrap=True, width=width
+    )
 
 
 @contextlib.contextmanager

@@ -38,6 +38,8 @@ class Family(abc.ABC, Generic[C]):
 
     name: str
     """Identifier, as in a manifest: ``segdino_v2``."""
+    config_type: type[C]
+    """The dataclass; built from a backbone alone it has the authors' other hyper-parameters."""
     title: str
     """For people: name and layout."""
     reference: str

@@ -66,13 +66,19 @@ def progress_bars(arguments: argparse.Namespace) -> Iterator[Progress]:
         yield report
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
-    """A table whose first column is text and whose others are figures."""
+def table(
+    title: str,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    *,
+    figures: bool = True,
+) -> Table:
+    """A table whose first column is text and whose others are ``figures``, or text as well."""
     from rich.table import Table
 
     made = Table(title=title, title_justify="left", title_style="bold")
     for i, column in enumerate(columns):
-        made.add_column(column, justify="left" if i == 0 else "right")
+        made.add_column(column, justify="right" if figures and i else "left")
     for row in rows:
         made.add_row(*row)
     return made

@@ -17,5 +17,6 @@ def execute(arguments: argparse.Namespace) -> int:
     from edgeseg.workflows.doctor import doctor
 
     rows = [(f.name, f.status, f.detail, f.mend) for f in doctor()]
-    console(arguments).print(table("edgeseg doctor", ("what", "status", "found", "to mend"), rows))
+    columns = ("what", "status", "found", "to mend")
+    console(arguments).print(table("edgeseg doctor", columns, rows, figures=False))
     return 0

@@ -19,5 +19,5 @@ def execute(arguments: argparse.Namespace) -> int:
     from edgeseg.workflows.inspect import inspect
 
     rows = inspect(arguments.path)
-    console(arguments).print(table(str(arguments.path), ("what", "found"), rows))
+    console(arguments).print(table(str(arguments.path), ("what", "found"), rows, figures=False))
     return 0

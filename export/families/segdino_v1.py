@@ -70,6 +70,7 @@ class SegDinoV1(SegDinoFamily[SegDinoV1Config]):
     """The published layout and the one before ``head.proj`` was added."""
 
     name = "segdino_v1"
+    config_type = SegDinoV1Config
     title = "SegDINO v1"
     reference = "arXiv 2509.00833; github.com/script-Yang/segdino"
     head_name = "head"

@@ -118,6 +118,7 @@ class SegDinoV1Fine(SegDinoFamily[SegDinoV1FineConfig]):
     """The fine-grained layout."""
 
     name = "segdino_v1_fine"
+    config_type = SegDinoV1FineConfig
     title = "SegDINO v1, fine-grained decoder"
     reference = "arXiv 2509.00833; github.com/script-Yang/segdino/tree/main/fine_grained_decoder"
     head_name = "head"

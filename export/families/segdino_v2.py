@@ -83,6 +83,7 @@ class SegDinoV2(SegDinoFamily[SegDinoV2Config]):
     """The published layout, under ``decoder.``."""
 
     name = "segdino_v2"
+    config_type = SegDinoV2Config
     title = "SegDINO v2"
     reference = "arXiv 2606.17972; github.com/script-Yang/segdino_v2"
     head_name = "decoder"

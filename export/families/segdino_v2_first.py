@@ -70,6 +70,7 @@ class SegDinoV2First(SegDinoFamily[SegDinoV2FirstConfig]):
     """The first layout."""
 
     name = "segdino_v2_first"
+    config_type = SegDinoV2FirstConfig
     title = "SegDINO v2, first layout"
     reference = "github.com/script-Yang/segdino_v2 before 2026-06"
     head_name = "head"

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import random
+import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -155,6 +157,29 @@ def test_an_interrupt_in_the_writer_stops_everything() -> None:
             lambda: run_pipeline(iter(range(10**9)), [Stage("a", lambda i: i)], write),
         )
     assert pipeline_threads() == []
+
+
+def test_ctrl_c_stops_a_pipeline_whose_stages_are_busy() -> None:
+    # In a process of its own: the signal goes to the main thread, and a hang must not take the
+    # test run with it.
+    program = """
+import _thread, threading, time
+from edgeseg.video import Stage, run_pipeline
+
+def slow(item):
+    if item == 2:
+        _thread.interrupt_main()
+    time.sleep(0.2)
+    return item
+
+try:
+    run_pipeline(iter(range(10**9)), [Stage("slow", slow)], lambda item: None)
+except KeyboardInterrupt:
+    left = [t for t in threading.enumerate() if t.name.startswith("edgeseg")]
+    raise SystemExit(7 if not left else 8)
+"""
+    done = subprocess.run([sys.executable, "-c", program], timeout=60, check=False)
+    assert done.returncode == 7
 
 
 def test_the_source_is_closed_when_a_stage_fails() -> None:

@@ -23,6 +23,10 @@ _FULL_RANGE = 2
 # swscale's own numbers for the same matrices.
 _SWS_BT709 = 1
 _SWS_BT601 = 5
+# Its flags, as numbers since PyAV 17 has no name for the second one. Without that one swscale
+# truncates, and pictures come out a level darker.
+_SWS_BILINEAR = 0x2
+_SWS_ACCURATE_RND = 0x40000
 
 _SD_MAX_WIDTH_PX = 1024
 _SD_MAX_HEIGHT_PX = 576
@@ -68,12 +72,10 @@ class YuvConverter:
     """uint8 BGR arrays to PyAV frames in yuv420p, limited range, BT.709 or BT.601 by size."""
 
     def __init__(self, width_px: int, height_px: int) -> None:
-        from av.video.reformatter import Interpolation, VideoReformatter
+        from av.video.reformatter import VideoReformatter
 
         hd = is_high_definition(width_px, height_px)
         self._matrix = _SWS_BT709 if hd else _SWS_BT601
-        # Without it swscale truncates, and pictures come out a level darker.
-        self._flags = Interpolation.BILINEAR | Interpolation.ACCURATE_RND
         self.code_point = _BT709 if hd else _SMPTE170M
         self._reformatter = VideoReformatter()
 
@@ -95,6 +97,6 @@ class YuvConverter:
             dst_colorspace=self._matrix,
             src_color_range=_FULL_RANGE,
             dst_color_range=_LIMITED_RANGE,
-            interpolation=self._flags,
+            interpolation=_SWS_BILINEAR | _SWS_ACCURATE_RND,
             threads=1,
         )

@@ -14,6 +14,7 @@ import av
 import cv2
 import numpy as np
 import numpy.typing as npt
+from av.stream import Disposition
 
 from edgeseg.dataset import MAX_IMAGE_PX
 from edgeseg.errors import DataError, TruncatedVideoError, UsageError
@@ -236,4 +237,4 @@ class VideoSource(Source):
 
 def _is_cover(stream: Any) -> bool:
     """Whether the stream is a still picture attached to audio."""
-    return bool(stream.disposition & 0x400)
+    return bool(stream.disposition & Disposition.attached_pic)

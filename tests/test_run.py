@@ -216,6 +216,20 @@ def test_existing_outputs_are_kept_without_force(bundle: Path, tmp_path: Path) -
     assert len(decode_all(out)[0]) == 2
 
 
+def test_the_pictures_of_a_data_folder_are_never_written_over(
+    bundle: Path, pictures: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    data.mkdir()
+    pictures.rename(data / "image")
+    before = {p.name: p.read_bytes() for p in (data / "image").iterdir()}
+    with pytest.raises(UsageError, match="input itself"):
+        edgeseg.run(bundle, data, data / "image", force=True)
+    assert {p.name: p.read_bytes() for p in (data / "image").iterdir()} == before
+    edgeseg.run(bundle, data, data / "overlay")
+    assert len(list((data / "overlay").iterdir())) == 3
+
+
 def wrong_suffix(bundle: Path, clip: Path, out: Path) -> None:
     edgeseg.run(bundle, clip, out / "x.png")
 

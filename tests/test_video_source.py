@@ -192,6 +192,20 @@ def test_missing_end_reads_64_bit_box_lengths(tmp_path: Path) -> None:
     assert missing_end(path) is None
 
 
+@pytest.mark.parametrize(("packet_bytes", "sync"), [(188, 0), (192, 4), (204, 0)])
+def test_missing_end_knows_the_packet_sizes_of_transport_streams(
+    packet_bytes: int, sync: int, tmp_path: Path
+) -> None:
+    path = tmp_path / "clip.m2ts"
+    packet = bytes(sync) + b"G" + bytes(packet_bytes - sync - 1)
+    path.write_bytes(packet * 9)
+    assert missing_end(path) is None
+    path.write_bytes(packet * 9 + packet[:100])
+    assert missing_end(path) == f"its last transport packet has 100 of {packet_bytes} bytes"
+    path.write_bytes(packet * 9 + b"appended")
+    assert missing_end(path) is None
+
+
 def test_variable_frame_rates_keep_their_times(tmp_path: Path) -> None:
     steps = [Fraction(1, 25), Fraction(1, 10), Fraction(1, 50), Fraction(1, 3)]
     times = [sum(steps[k % 4] for k in range(i)) + Fraction(0) for i in range(24)]

@@ -47,6 +47,7 @@ class Source(abc.ABC):
 
     kind: MediaKind
     path: Path
+    """The file, or the folder in which the pictures themselves lie."""
     size: tuple[int, int] | None
     """(width, height) in pixels that all frames share; None if they may differ."""
     rate: Fraction | None = None
@@ -106,7 +107,8 @@ class ImageSource(Source):
                 "%s: %d video(s) beside the pictures are passed over", path, len(folder.videos)
             )
         self.kind = kind
-        self.path = path
+        # A data folder's pictures lie in its image/.
+        self.path = folder.cases[0].image.parent if kind == "folder" else path
         self.size = None
         self.frame_count = len(folder.cases)
         self._cases = folder.cases

@@ -97,8 +97,6 @@ def run(
     kind = media_kind(source_path)
     target = Path(output) if output is not None else _default_output(source_path, kind, mask_only)
     check_suffix(target, SinkSpec(kind, labels=mask_only))
-    if _is_same(source_path, target):
-        raise UsageError(f"{target} is the input itself: choose another output")
     with (
         open_source(source_path) as source,
         models.open(
@@ -112,6 +110,8 @@ def run(
             hint="latency" if kind == "image" else "throughput",
         ) as model,
     ):
+        if _is_same(source.path, target):
+            raise UsageError(f"{target} is the input itself: choose another output")
         _check_threshold(model, threshold)
         colours = parse_colours(color, _foreground_classes(model))
         draw = (

@@ -1,8 +1,9 @@
 """The process in which NVIDIA ModelOpt runs; started by ``edgeseg.calib.modelopt``.
 
-ModelOpt replaces functions of ``onnxruntime.quantization`` for the whole process, imports torch and
-writes files beside its input: none of that happens in the caller's process. Only JSON, ONNX and .npy
-files pass between the two. Exit code 3 says that ModelOpt or a library it needs is not installed.
+ModelOpt replaces functions of ``onnxruntime.quantization`` for the whole process, imports torch
+and writes files beside its input: none of that happens in the caller's process. Only JSON, ONNX and
+.npy files pass between the two. Exit code 3 says that ModelOpt or a library it needs is not
+installed.
 """
 
 from __future__ import annotations

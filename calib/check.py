@@ -36,13 +36,13 @@ def check_placement(model: Any, backend: str = "tensorrt") -> PlacementReport:
     """Check an ONNX model with Q/DQ nodes against the rules of ``placement``.
 
     - Q and DQ come in pairs, or a DQ stands behind INT8 codes that are a constant weight.
-    - Scales are constant, finite, positive and of the data's type; zero points are constant zeros of
-      INT8 (or 128 of uint8, where the backend's target has it).
+    - Scales are constant, finite, positive and of the data's type; zero points are constant zeros
+      of INT8 (or 128 of uint8, where the backend's target has it).
     - Activations have one scale; weights one an output channel, or one.
     - A dequantised activation goes only to the first input of Linear or Conv whose weight is
-      dequantised too; so never to a residual add, LayerNorm, Softmax, GELU or attention's products.
-      Where the target quantises outputs of convolutions, such an output may go elsewhere, but never to
-      LayerNorm, Softmax or GELU.
+      dequantised too; so never to a residual add, LayerNorm, Softmax, GELU or attention's
+      products. Where the target quantises outputs of convolutions, such an output may go elsewhere,
+      but never to LayerNorm, Softmax or GELU.
     - No graph output is dequantised, and no Q follows a DQ.
     - The operator set is at most 20.
 

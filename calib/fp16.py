@@ -2,13 +2,14 @@
 
 Strongly typed runtimes take the types of a graph literally, so this is where precision is decided:
 
-- ``fp16``: everything in FP16 but the normalisations (LayerNorm, InstanceNorm, GroupNorm), which sum
-  squares and lose all precision in half (a ViT-B whose LayerNorms run in FP16 falls from 85 to 19 %).
+- ``fp16``: everything in FP16 but the normalisations (LayerNorm, InstanceNorm, GroupNorm), which
+  sum squares and lose all precision in half (a ViT-B whose LayerNorms run in FP16 falls from 85 to
+  19 %).
 - ``fp16-safe``: the scores of attention and their softmax in FP32 as well; scores of DINOv3 exceed
   65504 on some weights.
 
-The graph's inputs and outputs stay FP32, with one cast each. An operation whose constants exceed the
-range of FP16 stays in FP32, which is recorded.
+The graph's inputs and outputs stay FP32, with one cast each. An operation whose constants exceed
+the range of FP16 stays in FP32, which is recorded.
 """
 
 from __future__ import annotations
@@ -98,7 +99,7 @@ def convert_to_fp16(graph: Graph, mode: Fp16Mode) -> tuple[Decision, ...]:
             decisions.append(
                 Decision(
                     f"{node.name} ({node.op_type}) stays in FP32",
-                    f"its constant {excess[0]} reaches {excess[1]:.4g}; FP16 ends at {MAX_HALF:.0f}",
+                    f"constant {excess[0]} reaches {excess[1]:.4g}, above FP16's {MAX_HALF:.0f}",
                 )
             )
     _Rewriter(graph, single).run()
@@ -212,7 +213,7 @@ def _kept_single(graph: Graph, mode: Fp16Mode) -> set[int]:
 
 
 def _mark_scores(graph: Graph, tensor: str, single: set[int]) -> bool:
-    """Mark the nodes between a product of two activations and ``tensor``; False if there is none."""
+    """Mark the nodes from a product of two activations to ``tensor``; False if none is found."""
     node = graph.producer(tensor)
     if node is None:
         return False
@@ -235,7 +236,7 @@ def _schema(graph: Graph, node: Node) -> Any:
         (
             o.version
             for o in graph.model.opset_import
-            if o.domain in (domain, "ai.onnx" if not domain else domain)
+            if o.domain in ((domain,) if domain else ("", "ai.onnx"))
         ),
         None,
     )

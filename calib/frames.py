@@ -104,14 +104,14 @@ class CalibrationFrames:
         Raises:
             CalibrationError: a picture or video cannot be read, naming it.
         """
-        for pick in self._picks:
-            try:
+        try:
+            for pick in self._picks:
                 if pick.is_video:
                     yield from map(self._preprocess, _video_frames(pick))
                 else:
                     yield self._preprocess(read_image(pick.path))
-            except DataError as error:
-                raise CalibrationError(f"a calibration file cannot be used: {error}") from error
+        except DataError as error:
+            raise CalibrationError(f"a calibration file cannot be used: {error}") from error
 
     @property
     def warnings(self) -> tuple[Decision, ...]:

@@ -39,8 +39,8 @@ Node = Any
 class Graph:
     """A model without control flow, with types and shapes known for every tensor.
 
-    ``Constant`` nodes are turned into initialisers. Unnamed nodes get a name from their first output,
-    so that each can be spoken of.
+    ``Constant`` nodes are turned into initialisers. Unnamed nodes get a name from their first
+    output, so that each can be spoken of.
     """
 
     def __init__(self, model: Any) -> None:
@@ -66,7 +66,8 @@ class Graph:
                 for a in node.attribute
             ):
                 raise CalibrationError(
-                    f"node {node.name!r} ({node.op_type}) has a subgraph: export without control flow"
+                    f"node {node.name!r} ({node.op_type}) has a subgraph: "
+                    "export without control flow"
                 )
             if node.op_type == "Constant":
                 self._lift(node)
@@ -125,7 +126,7 @@ class Graph:
     @property
     def opset(self) -> int:
         """Version of the standard operator set."""
-        return next(o.version for o in self.model.opset_import if o.domain in ("", "ai.onnx"))
+        return int(next(o.version for o in self.model.opset_import if o.domain in ("", "ai.onnx")))
 
     def producer(self, tensor: str) -> Node | None:
         """The node that makes ``tensor``; None for graph inputs and initialisers."""

@@ -1,11 +1,11 @@
 """NVIDIA ModelOpt as the quantiser, kept to the same placement as edgeseg's own.
 
-ModelOpt's defaults quantise residual adds and LayerNorm inputs, which destroys DINOv3 models; here it
-is told to quantise ``MatMul`` and ``Conv`` only, never attention's products, and its result has to pass
-the same ``check_placement``. Its scales are taken as they are. Two things are changed in what it writes:
-weights are stored as INT8 codes; and where a residual add (or an excluded product) reads a tensor that
-is quantised for another reader, ModelOpt hands it the rounded values, so it gets the original back.
-For TensorRT the rest becomes FP16.
+ModelOpt's defaults quantise residual adds and LayerNorm inputs, which destroys DINOv3 models; here
+it is told to quantise ``MatMul`` and ``Conv`` only, never attention's products, and its result has
+to pass the same ``check_placement``. Its scales are taken as they are. Two things are changed in
+what it writes: weights are stored as INT8 codes; and where a residual add (or an excluded product)
+reads a tensor that is quantised for another reader, ModelOpt hands it the rounded values, so it
+gets the original back. For TensorRT the rest becomes FP16.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from edgeseg.calib.placement import excluded_products, find_products
 from edgeseg.calib.quantize import QuantizedGraph, separate_bias
 from edgeseg.calib.targets import target_for
 from edgeseg.errors import CalibrationError, MissingDependencyError, UsageError
-from edgeseg.spec import BackendName
+from edgeseg.spec import BackendName, Decision
 
 __all__ = [
     "DEFAULT_MODELOPT_METHOD",
@@ -98,7 +98,7 @@ def quantize_with_modelopt(
     _require_modelopt()
     graph = Graph.load(fp32_path)
     with tempfile.TemporaryDirectory(prefix="edgeseg-modelopt-") as name:
-        result = _run(graph, frames, method, exclude, Path(name), on_frame)
+        result = _run(graph, frames, Path(name), method=method, exclude=exclude, on_frame=on_frame)
     _fold_weights(result)
     _unround_other_readers(result)
     quantised = result.to_model()
@@ -107,7 +107,7 @@ def quantize_with_modelopt(
     written = []
     for target in targets:
         variant = Graph(quantised)
-        decisions = ()
+        decisions: tuple[Decision, ...] = ()
         if target.separate_bias:
             separate_bias(variant)
         if target.rest == "fp16":
@@ -141,9 +141,10 @@ def _missing(reason: str) -> MissingDependencyError:
 def _run(
     graph: Graph,
     frames: CalibrationFrames,
+    folder: Path,
+    *,
     method: str,
     exclude: Sequence[str],
-    folder: Path,
     on_frame: Callable[[int], None] | None,
 ) -> Graph:
     products = find_products(graph)

@@ -1,10 +1,10 @@
 """Which products are computed in INT8, and which tensors are quantised for them.
 
-Quantised are Linear (``MatMul`` or ``Gemm`` with a constant weight) and ``Conv``, through their inputs
-and weights. Never quantised are residual adds, LayerNorm, Softmax, GELU, the two products of
-attention (activation by activation) and the graph's outputs: the residual stream of DINOv3 holds single
-channels of magnitude 300 to 1400, at whose scale all others round to nothing (a ViT-B quantised with
-its residuals falls from 85 to 5 % accuracy, with its Linears alone to 84.5 %).
+Quantised are Linear (``MatMul`` or ``Gemm`` with a constant weight) and ``Conv``, through their
+inputs and weights. Never quantised are residual adds, LayerNorm, Softmax, GELU, the two products of
+attention (activation by activation) and the graph's outputs: the residual stream of DINOv3 holds
+single channels of magnitude 300 to 1400, at whose scale all others round to nothing (a ViT-B
+quantised with its residuals falls from 85 to 5 % accuracy, with its Linears alone to 84.5 %).
 
 Transposed convolutions stay in float: no CPU library computes them in INT8 (ONNX Runtime has no
 kernel, OpenVINO converts back to float).

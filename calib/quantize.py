@@ -1,8 +1,8 @@
 """Write an INT8 graph: explicit, symmetric Q/DQ pairs around the products of an FP32 graph.
 
 Activations have one scale a tensor, weights one an output channel; zero points are zero (128 where
-activations are stored as uint8). Weights are stored as INT8 with a ``DequantizeLinear`` behind them, so
-files are a quarter of the size. Biases stay float.
+activations are stored as uint8). Weights are stored as INT8 with a ``DequantizeLinear`` behind
+them, so files are a quarter of the size. Biases stay float.
 """
 
 from __future__ import annotations
@@ -103,7 +103,7 @@ def activation_scale(threshold: float, rest: Literal["fp32", "fp16"], tensor: st
     if rest == "fp16":
         if threshold > MAX_HALF:
             raise CalibrationError(
-                f"tensor {tensor!r} reaches {threshold:.4g}, more than FP16 holds ({MAX_HALF:.0f}): "
+                f"tensor {tensor!r} reaches {threshold:.4g}, above FP16's {MAX_HALF:.0f}: "
                 "exclude the product that reads it, or use another backend"
             )
         return float(half_upwards(np.asarray(threshold / _MAX_CODE)))
@@ -133,11 +133,11 @@ def quantize_weight(
     scale = np.where(largest > 0.0, largest, 1.0) / _MAX_CODE
     if rest == "fp16":
         scale = half_upwards(scale).astype(np.float64)
-    scale = np.maximum(scale, _MIN_SINGLE).astype(np.float32)
+    single = np.maximum(scale, _MIN_SINGLE).astype(np.float32)
     along = [1] * weight.ndim
     along[axis] = -1
-    codes = np.rint(weight.astype(np.float64) / scale.astype(np.float64).reshape(along))
-    return np.clip(codes, -_MAX_CODE, _MAX_CODE).astype(np.int8), scale
+    codes = np.rint(weight.astype(np.float64) / single.astype(np.float64).reshape(along))
+    return np.clip(codes, -_MAX_CODE, _MAX_CODE).astype(np.int8), single
 
 
 def separate_bias(graph: Graph) -> int:

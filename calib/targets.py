@@ -3,8 +3,8 @@
 The targets differ where their libraries differ, and only there (measured on ViT-S graphs, two cores
 with AVX-512 VNNI and AMX; ratios to FP32 of the same library):
 
-- **OpenVINO** keeps float outputs for INT8 products, so Q/DQ on inputs and weights suffice, 2.2 to 3
-  times faster; quantised outputs gain nothing more.
+- **OpenVINO** keeps float outputs for INT8 products, so Q/DQ on inputs and weights suffice, 2.2 to
+  3.5 times faster; quantised outputs gain nothing more.
 - **TensorRT** wants the same placement. Its scales are FP16 numbers, for the FP16 rest, and the
   patch embedding stays FP16: three input channels cannot fill an INT8 tensor core.
 - **ONNX Runtime's** CPU provider has INT8 convolutions with quantised outputs only, so outputs of

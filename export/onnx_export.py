@@ -17,7 +17,7 @@ from onnx import ModelProto
 from torch import nn
 
 from edgeseg import __version__
-from edgeseg._files import atomic_file
+from edgeseg._files import atomic_file, check_output
 from edgeseg.errors import ExportError
 from edgeseg.export.family import InputSize
 from edgeseg.export.graph import MAX_IR_VERSION, OPSET, check_graph, infer_shapes
@@ -80,9 +80,11 @@ def export_onnx(
         ExportError: the exporter failed, or its graph breaks one of the promises above.
         OutputError: the file cannot be written.
     """
+    destination = Path(destination)
     size = InputSize(height_px, width_px, batch)
     family, config = loaded.family, loaded.config
     family.check_size(config, size)
+    check_output(destination, force=True)
     inputs, outputs = family.inputs(config, size), family.outputs(config, size)
     report = _counted(progress)
     module = family.exportable(loaded.model, config, size).eval()
@@ -98,10 +100,10 @@ def export_onnx(
     infer_shapes(model)
     check_graph(model, inputs, outputs)
     report()
-    data_path = _write(model, Path(destination))
+    data_path = _write(model, destination)
     report()
     return ExportedGraph(
-        path=Path(destination),
+        path=destination,
         data_path=data_path,
         inputs=inputs,
         outputs=outputs,

@@ -21,13 +21,18 @@ if TYPE_CHECKING:
     from edgeseg.calib.collect import collect_ranges
     from edgeseg.calib.fp16 import FP16_MODES, HalfGraph, to_fp16
     from edgeseg.calib.frames import DEFAULT_FRAMES, CalibrationFrames
-    from edgeseg.calib.modelopt import MODELOPT_METHODS, quantize_with_modelopt
-    from edgeseg.calib.quantize import QuantizedGraph, quantize
+    from edgeseg.calib.modelopt import (
+        DEFAULT_MODELOPT_METHOD,
+        MODELOPT_METHODS,
+        quantize_with_modelopt,
+    )
+    from edgeseg.calib.qdq import QuantizedGraph, quantize
     from edgeseg.calib.ranges import DEFAULT_METHOD, DEFAULT_PERCENTILE, METHODS, Ranges
 
 __all__ = [
     "DEFAULT_FRAMES",
     "DEFAULT_METHOD",
+    "DEFAULT_MODELOPT_METHOD",
     "DEFAULT_PERCENTILE",
     "FP16_MODES",
     "METHODS",
@@ -50,15 +55,16 @@ _HOME = {
     "DEFAULT_PERCENTILE": "ranges",
     "FP16_MODES": "fp16",
     "METHODS": "ranges",
+    "DEFAULT_MODELOPT_METHOD": "modelopt",
     "MODELOPT_METHODS": "modelopt",
     "CalibrationFrames": "frames",
     "HalfGraph": "fp16",
     "PlacementReport": "check",
-    "QuantizedGraph": "quantize",
+    "QuantizedGraph": "qdq",
     "Ranges": "ranges",
     "check_placement": "check",
     "collect_ranges": "collect",
-    "quantize": "quantize",
+    "quantize": "qdq",
     "quantize_with_modelopt": "modelopt",
     "to_fp16": "fp16",
 }

@@ -28,7 +28,7 @@ from edgeseg.calib.fp16 import convert_to_fp16
 from edgeseg.calib.frames import CalibrationFrames
 from edgeseg.calib.graph import Graph
 from edgeseg.calib.placement import excluded_products, find_products
-from edgeseg.calib.quantize import QuantizedGraph, separate_bias
+from edgeseg.calib.qdq import QuantizedGraph, separate_bias
 from edgeseg.calib.targets import target_for
 from edgeseg.errors import CalibrationError, MissingDependencyError, UsageError
 from edgeseg.spec import BackendName, Decision

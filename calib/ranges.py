@@ -143,7 +143,7 @@ class Histogram:
         if method == "percentile":
             return min(_percentile(self.used, self.width, percentile), self.max_abs)
         if method == "mse":
-            return _least_squared_error(self.used, self.width, self.max_abs)
+            return min(_least_squared_error(self.used, self.width), self.max_abs)
         if method == "entropy":
             return min(_least_divergence(self.used, self.width), self.max_abs)
         raise UsageError(f"unknown calibration method {method!r}: choose {', '.join(METHODS)}")
@@ -210,7 +210,7 @@ def _percentile(counts: Counts, width: float, percentile: float) -> float:
     return float(index + (target - below) / counts[index]) * width
 
 
-def _least_squared_error(counts: Counts, width: float, max_abs: float) -> float:
+def _least_squared_error(counts: Counts, width: float) -> float:
     """Threshold of least expected squared error, each bin taken as a uniform density.
 
     The integral of the squared rounding error from 0 to x at step s is exactly
@@ -218,8 +218,7 @@ def _least_squared_error(counts: Counts, width: float, max_abs: float) -> float:
     """
     n = len(counts)
     edges = np.arange(n + 1) * width
-    edges[-1] = max_abs
-    density = counts / np.maximum(np.diff(edges), np.finfo(np.float64).tiny)
+    density = counts / width
 
     def error(threshold: float) -> float:
         step = threshold / (_LEVELS - 1)

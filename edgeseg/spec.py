@@ -48,7 +48,7 @@ PRECISIONS: tuple[str, ...] = get_args(Precision)
 
 DType = Literal["float32", "float16", "uint8", "int8", "int32", "int64", "bool"]
 BackendName = Literal["openvino", "onnxruntime", "tensorrt"]
-BACKENDS: tuple[str, ...] = get_args(BackendName)
+BACKENDS: tuple[BackendName, ...] = get_args(BackendName)
 
 T = TypeVar("T")
 

@@ -272,6 +272,12 @@ def test_an_existing_output_is_kept_without_force(
     edgeseg.build(checkpoint, output=target, imgsz=SIZE, force=True)
     assert read_bundle(target).manifest.precision == "fp32"
     assert os.listdir(tmp_path) == ["kept.edgeseg"]
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "thesis.txt").touch()
+    with pytest.raises(OutputError, match="no bundle"):
+        edgeseg.build(checkpoint, output=precious, imgsz=SIZE, force=True)
+    assert os.listdir(precious) == ["thesis.txt"]
 
 
 def test_an_unusable_checkpoint_leaves_nothing(tmp_path: Path) -> None:

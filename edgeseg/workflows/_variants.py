@@ -60,34 +60,34 @@ def int8_variants(
         CalibrationError: a frame cannot be read, or the model fails on it.
     """
     from edgeseg import calib
-    from edgeseg.calib.quantize import quantize
 
     fp32 = folder / FP32_FILE
+    paths = {backend: folder / f"int8-{backend}.onnx" for backend in BACKENDS}
+    total = len(frames)
+
+    def on_frame(done: int) -> None:
+        progress("calibrate", done, total)
+
+    progress("calibrate", 0, total)
     if quantizer == "modelopt":
+        used = method or calib.DEFAULT_MODELOPT_METHOD
         graphs = calib.quantize_with_modelopt(
-            fp32, frames, folder, **({"method": method} if method else {}), exclude=exclude
+            fp32, frames, paths, method=used, exclude=exclude, on_frame=on_frame
         )
-        used = method or calib.MODELOPT_METHODS[0]
     else:
         used = method or calib.DEFAULT_METHOD
         if used not in calib.METHODS:
             raise UsageError(
                 f"unknown calibration method {used!r}: choose {', '.join(calib.METHODS)}"
             )
-        total = len(frames)
-        ranges = calib.collect_ranges(
-            fp32,
-            frames,
-            threads=threads,
-            on_frame=lambda done: progress("calibrate", done, total),
-        )
+        ranges = calib.collect_ranges(fp32, frames, threads=threads, on_frame=on_frame)
         thresholds = ranges.thresholds(used)
-        graphs = []
-        for done, backend in enumerate(BACKENDS):
-            progress("quantise", done, len(BACKENDS))
-            path = folder / f"int8-{backend}.onnx"
-            graphs.append(quantize(fp32, thresholds, backend, path, exclude))
-        progress("quantise", len(BACKENDS), len(BACKENDS))
+        progress("quantise", 0, 1)
+        graphs = tuple(
+            calib.quantize(fp32, thresholds, backend, path, exclude)
+            for backend, path in paths.items()
+        )
+        progress("quantise", 1, 1)
     variants = tuple(
         _variant(
             source,

@@ -38,7 +38,7 @@ from edgeseg.bundle import (
     seal,
     write_golden,
 )
-from edgeseg.errors import CalibrationError, UsageError
+from edgeseg.errors import CalibrationError, OutputError, UsageError
 from edgeseg.golden import golden_error
 from edgeseg.model import Model
 from edgeseg.preprocess import Preprocessor
@@ -221,6 +221,8 @@ def build(
     )
     path = Path(output) if output is not None else Path(f"{checkpoint.stem}{SUFFIX}")
     check_output(path, force=force)
+    if path.exists() and not is_bundle(path):
+        raise OutputError(f"{path} exists and is no bundle: --force replaces bundles only")
     validation = Validation.open(Path(val)) if val is not None else None
     choice = choose_backend(backend, device, ("openvino", "onnxruntime"), "the FP32 graph")
     source: Source = (

@@ -103,7 +103,7 @@ def test_a_broken_file_is_a_backend_error(tmp_path: Path, backend: str) -> None:
 
 @pytest.mark.parametrize("backend", BACKENDS)
 def test_a_device_that_is_not_there_is_named(onnx_file: Path, backend: str) -> None:
-    with pytest.raises(BackendUnavailableError, match="it offers .*CPU"):
+    with pytest.raises(BackendUnavailableError, match=r"it offers .*CPU"):
         open_engine(onnx_file, backend, EngineOptions(device="NPU.7"))
 
 

@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from edgeseg._machine import cpu_name
 from edgeseg._optional import require
 from edgeseg.backends.base import Array, Engine, EngineInfo, EngineOptions, layout_of_rank
 from edgeseg.errors import BackendError, BackendUnavailableError
@@ -74,7 +75,7 @@ class OnnxRuntimeEngine(Engine):
                 backend="onnxruntime",
                 version=version(),
                 device=options.device,
-                device_name=provider,
+                device_name=cpu_name() if options.device == "CPU" else provider,
                 threads=threads if options.device == "CPU" else 0,
                 precision="f32",
             ),

@@ -69,7 +69,7 @@ _TOLERANCE_FLOOR = {"fp32": 1e-3, "fp16": 1e-2, "fp16-safe": 1e-2, "int8": 2e-2}
 """Smallest golden tolerance of each precision: other CPUs add in another order."""
 _TOLERANCE_OF_MEASURED = 2.0
 _LARGEST_ERROR = 1.0
-"""A variant whose golden error is as large as the contrast of the answer computes something else."""
+"""A golden error as large as the contrast of the answer means that something else is computed."""
 WORST_CASES = 8
 DICE_DROP_LIMIT = 0.005
 """Loss against FP32 above which the closing table warns."""

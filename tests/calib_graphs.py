@@ -61,7 +61,13 @@ class _Builder:
     def resize(self, name: str, x: str, factor: int) -> str:
         scales = self.const(f"{name}.scales", [1, 1, factor, factor])
         return self.op(
-            "Resize", name, x, "", scales, mode="linear", coordinate_transformation_mode="half_pixel"
+            "Resize",
+            name,
+            x,
+            "",
+            scales,
+            mode="linear",
+            coordinate_transformation_mode="half_pixel",
         )
 
 
@@ -75,9 +81,7 @@ def _block(b: _Builder, i: int, x: str, width: int, heads: int) -> str:
     split = b.op("Transpose", f"{name}/transpose", split, perm=[2, 0, 3, 1, 4])
     parts = b.op("Split", f"{name}/split", split, outputs=3, axis=0, num_outputs=3)
     axes = b.const(f"{name}.axes", [0], np.int64)
-    q, k, v = (
-        b.op("Squeeze", f"{name}/{c}", p, axes) for c, p in zip("qkv", parts, strict=True)
-    )
+    q, k, v = (b.op("Squeeze", f"{name}/{c}", p, axes) for c, p in zip("qkv", parts, strict=True))
     q = b.op("Mul", f"{name}/scale", q, b.const(f"{name}.scale", d**-0.5))
     k = b.op("Transpose", f"{name}/kt", k, perm=[0, 1, 3, 2])
     scores = b.op("MatMul", f"{name}/scores", q, k)
@@ -95,8 +99,13 @@ def _block(b: _Builder, i: int, x: str, width: int, heads: int) -> str:
 
 
 def make_vit(
-    width: int = 64, depth: int = 2, heads: int = 2, channels: int = 16, *,
-    outlier: float = 0.0, seed: int = 0,
+    width: int = 64,
+    depth: int = 2,
+    heads: int = 2,
+    channels: int = 16,
+    *,
+    outlier: float = 0.0,
+    seed: int = 0,
 ) -> Any:
     """An ``onnx.ModelProto``: ``image`` (1, 3, 64, 96) to ``logits`` (1, 1, 64, 96).
 
@@ -112,7 +121,10 @@ def make_vit(
     for i in range(depth):
         x = _block(b, i, x, width, heads)
     x = b.norm("norm", x, width)
-    starts, ends = b.const("starts", [PREFIX], np.int64), b.const("ends", [PREFIX + TOKENS], np.int64)
+    starts, ends = (
+        b.const("starts", [PREFIX], np.int64),
+        b.const("ends", [PREFIX + TOKENS], np.int64),
+    )
     x = b.op("Slice", "patches", x, starts, ends, b.const("slice.axes", [1], np.int64))
     x = b.op("Transpose", "channels_first", x, perm=[0, 2, 1])
     x = b.op("Reshape", "grid", x, b.const("grid.shape", [1, width, *GRID], np.int64))
@@ -124,8 +136,11 @@ def make_vit(
     h, w = 4 * GRID[0], 4 * GRID[1]
     y = b.op("Reshape", "decoder/groups", y, b.const("groups.shape", [1, 4, -1], np.int64))
     y = b.op(
-        "InstanceNormalization", "decoder/norm", y,
-        b.const("in.one", np.ones(4)), b.const("in.zero", np.zeros(4)),
+        "InstanceNormalization",
+        "decoder/norm",
+        y,
+        b.const("in.one", np.ones(4)),
+        b.const("in.zero", np.zeros(4)),
     )
     y = b.op("Reshape", "decoder/ungroup", y, b.const("ung", [1, channels, h, w], np.int64))
     y = b.op("Gelu", "decoder/gelu", y)

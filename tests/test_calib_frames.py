@@ -1,0 +1,154 @@
+"""Which frames calibration uses, and which it refuses."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from video_files import number_of, write_video
+
+from edgeseg.calib import CalibrationFrames
+from edgeseg.calib import frames as frames_module
+from edgeseg.dataset import read_image
+from edgeseg.errors import CalibrationError, UsageError
+from edgeseg.preprocess import Preprocessor
+from edgeseg.spec import PreprocessSpec
+from edgeseg.video import open_source
+
+SPEC = PreprocessSpec(32, 48, "bilinear", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+
+
+def pictures(folder: Path, count: int, start: int = 0) -> Path:
+    folder.mkdir(parents=True, exist_ok=True)
+    for i in range(start, start + count):
+        rng = np.random.default_rng(i)
+        image = rng.integers(0, 255, (40, 60, 3), dtype=np.uint8)
+        assert cv2.imwrite(str(folder / f"case{i}.png"), image)
+    return folder
+
+
+def test_frames_are_the_preprocessed_pictures_each_time(tmp_path: Path) -> None:
+    folder = pictures(tmp_path / "data" / "image", 5)
+    frames = CalibrationFrames.open(tmp_path / "data", SPEC)
+    preprocess = Preprocessor(SPEC)
+    expected = [preprocess(read_image(folder / f"case{i}.png")) for i in range(5)]
+    for _ in range(2):
+        found = list(frames)
+        assert len(found) == len(frames) == 5
+        for a, b in zip(found, expected, strict=True):
+            assert a.dtype == np.float32 and a.shape == (1, 3, 32, 48)
+            np.testing.assert_array_equal(a, b)
+    assert frames.sources == tuple(f"case{i}.png" for i in range(5))
+    record = frames.record("edgeseg", "mse")
+    assert record.frames == 5 and record.quantizer == "edgeseg" and record.method == "mse"
+    for name, digest in zip(record.sources, record.sha256, strict=True):
+        assert digest == hashlib.sha256((folder / name).read_bytes()).hexdigest()
+
+
+def test_a_limit_samples_evenly(tmp_path: Path) -> None:
+    pictures(tmp_path, 20)
+    frames = CalibrationFrames.open(tmp_path, SPEC, limit=4)
+    assert frames.sources == ("case2.png", "case7.png", "case12.png", "case17.png")
+    assert len(list(frames)) == 4
+    with pytest.raises(UsageError, match="positive"):
+        CalibrationFrames.open(tmp_path, SPEC, limit=0)
+
+
+def test_videos_count_by_their_frames(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    pictures(tmp_path, 10)
+    write_video(tmp_path / "clip.mp4", frames=30)
+    frames = CalibrationFrames.open(tmp_path, SPEC, limit=8)
+    assert len(frames) == 8
+    assert sum(name.endswith(".png") for name in frames.sources) == 2
+    assert frames.sources[-1] == "clip.mp4"
+    seen: list[int] = []
+    preprocess = Preprocessor(SPEC)
+
+    def spy(image: np.ndarray) -> np.ndarray:
+        if image.shape[1] == 160:
+            seen.append(number_of(image))
+        return preprocess(image)
+
+    monkeypatch.setattr(frames, "_preprocess", spy)
+    assert len(list(frames)) == 8
+    with open_source(tmp_path / "clip.mp4") as source:
+        numbers = [number_of(frame.image) for frame in source]
+    assert len(seen) == 6 and set(seen) <= set(numbers)
+    assert set(np.diff([numbers.index(n) for n in seen])) == {5}
+
+
+def test_overlap_with_the_validation_set_is_refused_by_content(tmp_path: Path) -> None:
+    data, val = pictures(tmp_path / "a", 4), pictures(tmp_path / "b", 3, start=10)
+    CalibrationFrames.open(data, SPEC, validation=val)
+    (val / "renamed.png").write_bytes((data / "case2.png").read_bytes())
+    with pytest.raises(CalibrationError, match=r"1 calibration file.*case2\.png = .*renamed\.png"):
+        CalibrationFrames.open(data, SPEC, validation=val)
+    # Also where the sample would have left it out.
+    with pytest.raises(CalibrationError, match=r"case2\.png"):
+        CalibrationFrames.open(data, SPEC, limit=1, validation=val)
+    with pytest.raises(CalibrationError, match="4 calibration file"):
+        CalibrationFrames.open(data, SPEC, validation=data)
+
+
+def test_a_video_in_both_sets_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    write_video(tmp_path / "a" / "x.mp4", frames=5)
+    (tmp_path / "b" / "y.mp4").write_bytes((tmp_path / "a" / "x.mp4").read_bytes())
+    with pytest.raises(CalibrationError, match=r"x\.mp4 = .*y\.mp4"):
+        CalibrationFrames.open(tmp_path / "a", SPEC, validation=tmp_path / "b")
+
+
+def test_no_data_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(CalibrationError, match="no calibration data.*absent"):
+        CalibrationFrames.open(tmp_path / "absent", SPEC)
+    with pytest.raises(CalibrationError, match="holds no pictures or videos"):
+        CalibrationFrames.open(tmp_path, SPEC)
+    pictures(tmp_path / "ok", 1)
+    with pytest.raises(CalibrationError, match="no validation data"):
+        CalibrationFrames.open(tmp_path / "ok", SPEC, validation=tmp_path / "absent")
+
+
+@pytest.mark.parametrize("content", ["empty", "text", "truncated"])
+def test_a_picture_that_cannot_be_read_is_named(tmp_path: Path, content: str) -> None:
+    pictures(tmp_path, 3)
+    bad = tmp_path / "case1.png"
+    data = {"empty": b"", "text": b"hello", "truncated": bad.read_bytes()[:-400]}[content]
+    bad.write_bytes(data)
+    frames = CalibrationFrames.open(tmp_path, SPEC)
+    with pytest.raises(CalibrationError, match=r"case1\.png"):
+        list(frames)
+
+
+def test_a_broken_video_is_named(tmp_path: Path) -> None:
+    (tmp_path / "clip.mp4").write_bytes(b"\0" * 5000)
+    with pytest.raises(CalibrationError, match=r"clip\.mp4"):
+        CalibrationFrames.open(tmp_path, SPEC)
+
+
+def test_few_frames_are_noted(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    pictures(tmp_path, frames_module.FEW_FRAMES - 1)
+    with caplog.at_level(logging.WARNING):
+        frames = CalibrationFrames.open(tmp_path, SPEC)
+    assert "calibrated on 31 frame(s)" in caplog.text
+    assert frames.warnings[0].what == "calibrated on 31 frame(s)"
+    caplog.clear()
+    pictures(tmp_path, 1, start=100)
+    assert CalibrationFrames.open(tmp_path, SPEC).warnings == () and not caplog.records
+
+
+def test_arrays_are_written_frame_by_frame_and_bounded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = CalibrationFrames.open(pictures(tmp_path / "d", 3), SPEC)
+    frames.save_array(tmp_path / "x.npy")
+    array = np.load(tmp_path / "x.npy", allow_pickle=False)
+    np.testing.assert_array_equal(array, np.concatenate(list(frames)))
+    monkeypatch.setattr(frames_module, "MAX_ARRAY_BYTES", 2 * 3 * 32 * 48 * 4)
+    with pytest.raises(CalibrationError, match="at most 2 calibration frames"):
+        frames.save_array(tmp_path / "y.npy")
+    assert not (tmp_path / "y.npy").exists()

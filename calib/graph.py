@@ -31,6 +31,8 @@ LAYOUT_OPS = frozenset(
 )
 """Operations that move values without changing them."""
 
+_MAX_BYTES = 2**31
+
 Array = npt.NDArray[Any]
 Node = Any
 """``onnx.NodeProto``; the onnx package carries no usable types."""
@@ -99,6 +101,10 @@ class Graph:
             raise CalibrationError(
                 f"{path}: cannot be read as ONNX: {_first_line(error)}"
             ) from error
+        if model.ByteSize() >= _MAX_BYTES:
+            raise CalibrationError(
+                f"{path}: with its weights the graph exceeds 2 GiB, the limit of one ONNX file"
+            )
         try:
             return cls(model)
         except CalibrationError as error:

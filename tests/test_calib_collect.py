@@ -126,5 +126,5 @@ def test_control_flow_and_dynamic_shapes_are_refused(tmp_path: Path) -> None:
         ],
         [helper.make_tensor_value_info("z", onnx.TensorProto.FLOAT, [1])],
     )
-    with pytest.raises(CalibrationError, match="'choice'.*subgraph"):
+    with pytest.raises(CalibrationError, match=r"'choice'.*subgraph"):
         Graph(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)]))

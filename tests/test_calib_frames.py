@@ -104,7 +104,7 @@ def test_a_video_in_both_sets_is_refused(tmp_path: Path) -> None:
 
 
 def test_no_data_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(CalibrationError, match="no calibration data.*absent"):
+    with pytest.raises(CalibrationError, match=r"no calibration data.*absent"):
         CalibrationFrames.open(tmp_path / "absent", SPEC)
     with pytest.raises(CalibrationError, match="holds no pictures or videos"):
         CalibrationFrames.open(tmp_path, SPEC)

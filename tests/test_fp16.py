@@ -67,8 +67,8 @@ def test_inputs_and_outputs_stay_single_with_one_cast_each(converted: tuple[str,
     model, kind = types(path)
     assert kind["image"] == kind["logits"] == SINGLE
     casts = [n for n in model.graph.node if n.op_type == "Cast"]
-    assert [list(n.input)[0] for n in casts].count("image") == 1
-    assert [list(n.output)[0] for n in casts].count("logits") == 1
+    assert [n.input[0] for n in casts].count("image") == 1
+    assert [n.output[0] for n in casts].count("logits") == 1
     pairs = collections.Counter((n.input[0], n.attribute[0].i) for n in casts)
     assert max(pairs.values()) == 1  # casts are shared
     norms = sum(n.op_type in NORMALISATIONS for n in model.graph.node)

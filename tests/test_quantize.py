@@ -232,7 +232,7 @@ def test_nothing_else_reads_a_quantised_tensor(quantised: Any, backend: str) -> 
             assert (constants[node.input[1]] > 0).all()
     allowed = {"MatMul", "Conv"}
     if backend == "onnxruntime":
-        # Outputs of convolutions: the residual branch, the resize and the group norm of the decoder.
+        # Outputs of convolutions: residual branch, resize and group norm of the decoder.
         allowed |= {"Resize", "Reshape", "Add"}
         adds = [n for n in model.graph.node if n.op_type == "Add"]
         rounded = [
@@ -309,7 +309,7 @@ def test_exclusions_keep_products_in_float(vit: Path, ranges: Ranges, tmp_path: 
     gone = {n for n in LINEARS if n.startswith("blocks.0/")} | {"decoder/out"}
     assert set(result.products) == (LINEARS | CONVS) - gone
     assert {d.what.split()[0] for d in result.decisions} == gone
-    with pytest.raises(UsageError, match="'blocks.0' matches no"):  # a prefix is not a match
+    with pytest.raises(UsageError, match=r"'blocks\.0' matches no"):  # a prefix is not a match
         quantize(vit, thresholds, "openvino", tmp_path / "x.onnx", exclude=["blocks.0"])
     with pytest.raises(UsageError, match="not a regular expression"):
         quantize(vit, thresholds, "openvino", tmp_path / "x.onnx", exclude=["("])
@@ -335,7 +335,7 @@ def test_bad_requests(vit: Path, ranges: Ranges, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-# --- accuracy and what libraries make of it --------------------------------------------------------
+# --- accuracy and what libraries make of it ------------------------------------------------------
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -372,6 +372,32 @@ def test_outlier_channels_of_register_tokens_survive(tmp_path: Path, backend: An
     assert cosine(infer(q, runtime, image), infer(path, "openvino", image)) > 0.99
 
 
+def test_a_rounded_residual_stream_would_lose_the_answer(tmp_path: Path) -> None:
+    """What the placement guards against, so that the test above can fail."""
+    path = save_vit(tmp_path / "outlier.onnx", depth=4, outlier=300.0)
+    model = onnx.load(path)
+    constant = numpy_helper.from_array(np.array(0, np.int8), "z")
+    scale = numpy_helper.from_array(np.array(300 / 127, np.float32), "s")
+    model.graph.initializer.extend([constant, scale])
+    for node in list(model.graph.node):
+        if "/residual" in node.name and node.name.startswith("blocks"):
+            at = list(model.graph.node).index(node)
+            source, codes, back = node.input[0], f"{node.name}_q", f"{node.name}_dq"
+            model.graph.node.insert(
+                at, helper.make_node("DequantizeLinear", [codes, "s", "z"], [back], name=back)
+            )
+            model.graph.node.insert(
+                at, helper.make_node("QuantizeLinear", [source, "s", "z"], [codes], name=codes)
+            )
+            node.input[0] = back
+    onnx.save(model, tmp_path / "rounded.onnx")
+    image = frames(1, seed=9)[0]
+    found = infer(tmp_path / "rounded.onnx", "openvino", image)
+    assert cosine(found, infer(path, "openvino", image)) < 0.9
+    with pytest.raises(CalibrationError, match=r"residual\d \(Add\) reads a quantised"):
+        check_placement(model, "openvino")
+
+
 def test_openvino_computes_every_product_in_int8(quantised: Any) -> None:
     import openvino as ov
 

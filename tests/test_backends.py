@@ -128,3 +128,29 @@ def test_a_backend_that_is_not_installed_names_the_pip_line(monkeypatch) -> None
     monkeypatch.setattr("edgeseg.backends.available_backends", lambda: ("openvino",))
     with pytest.raises(BackendUnavailableError, match=r"pip install 'edgeseg\[onnxruntime\]'"):
         choose_backend("onnxruntime", "CPU", ("openvino", "onnxruntime"))
+
+
+@pytest.mark.parametrize("backend", BACKENDS)
+def test_outputs_carry_the_names_that_the_file_declares(tmp_path: Path, backend: str) -> None:
+    onnx = pytest.importorskip("onnx")
+    helper = onnx.helper
+    # An Identity is folded away, and its tensor then has both names.
+    nodes = [
+        helper.make_node("Relu", ["x"], ["inner"]),
+        helper.make_node("Identity", ["inner"], ["second"]),
+        helper.make_node("Neg", ["inner"], ["first"]),
+    ]
+    infos = {
+        name: helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, (2, 3))
+        for name in ("x", "first", "second", "inner")
+    }
+    outputs = [infos["first"], infos["second"]]
+    graph = helper.make_graph(nodes, "names", [infos["x"]], outputs)
+    opset = [helper.make_opsetid("", 20)]
+    onnx.save(helper.make_model(graph, opset_imports=opset, ir_version=9), tmp_path / "n.onnx")
+    x = np.array([[-1, 2, 3], [4, -5, 6]], np.float32)
+    with open_engine(tmp_path / "n.onnx", backend) as engine:
+        assert [spec.name for spec in engine.outputs] == ["first", "second"]
+        results = engine.infer({"x": x})
+    assert (results["second"] == np.maximum(x, 0)).all()
+    assert (results["first"] == -np.maximum(x, 0)).all()

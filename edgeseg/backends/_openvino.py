@@ -15,6 +15,7 @@ from edgeseg.spec import DType, TensorSpec
 
 __all__ = ["OpenVinoEngine", "available_devices", "version"]
 
+_RESULT_SUFFIX = "/sink_port_0"
 _DTYPES: dict[str, DType] = {
     "f32": "float32",
     "f16": "float16",
@@ -108,14 +109,25 @@ class OpenVinoEngine(Engine):
         self._compiled = None
 
 
+def _declared_name(port: Any) -> str:
+    """The name that the ONNX file gives an input or output.
+
+    A tensor may carry several names, of which ``any_name`` is an arbitrary one; the node of a
+    result is called after the declared output.
+    """
+    name = str(port.get_node().get_friendly_name()).removesuffix(_RESULT_SUFFIX)
+    return name if name in port.get_names() else str(port.any_name)
+
+
 def _spec(port: Any) -> TensorSpec:
+    name = _declared_name(port)
     if port.partial_shape.is_dynamic:
-        raise BackendError(f"tensor {port.any_name!r} has a dynamic shape; export with fixed sizes")
+        raise BackendError(f"tensor {name!r} has a dynamic shape; export with fixed sizes")
     dtype = _DTYPES.get(port.element_type.get_type_name())
     if dtype is None:
-        raise BackendError(f"tensor {port.any_name!r} has unsupported type {port.element_type}")
+        raise BackendError(f"tensor {name!r} has unsupported type {port.element_type}")
     shape = tuple(int(n) for n in port.shape)
-    return TensorSpec(port.any_name, dtype, shape, layout_of_rank(len(shape)))
+    return TensorSpec(name, dtype, shape, layout_of_rank(len(shape)))
 
 
 def _first_line(error: Exception) -> str:

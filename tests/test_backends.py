@@ -154,3 +154,11 @@ def test_outputs_carry_the_names_that_the_file_declares(tmp_path: Path, backend:
         results = engine.infer({"x": x})
     assert (results["second"] == np.maximum(x, 0)).all()
     assert (results["first"] == -np.maximum(x, 0)).all()
+
+
+def test_options_that_cannot_be_meant_are_refused() -> None:
+    with pytest.raises(UsageError, match="at least 1, got 0"):
+        EngineOptions(threads=0)
+    with pytest.raises(UsageError, match="unknown hint"):
+        EngineOptions(hint="speed")
+    assert EngineOptions(device="gpu.1").device == "GPU.1"

@@ -13,12 +13,12 @@ import abc
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
-from edgeseg.errors import BackendError, InputError
+from edgeseg.errors import BackendError, InputError, UsageError
 from edgeseg.spec import TensorSpec
 
 __all__ = ["Array", "Engine", "EngineInfo", "EngineOptions", "Hint", "layout_of_rank"]
@@ -41,6 +41,14 @@ class EngineOptions:
     """CPU threads for one engine; None lets the library choose."""
     hint: Hint = "latency"
     """``latency``: one request at a time, all threads on it; ``throughput``: several at once."""
+
+    def __post_init__(self) -> None:
+        if self.threads is not None and self.threads < 1:
+            raise UsageError(f"threads must be at least 1, got {self.threads}")
+        if self.hint not in get_args(Hint):
+            raise UsageError(f"unknown hint {self.hint!r}: choose {', '.join(get_args(Hint))}")
+        # Libraries spell devices in capitals; users need not.
+        object.__setattr__(self, "device", self.device.upper())
 
 
 @dataclass(frozen=True)

@@ -5,6 +5,8 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from edgeseg.cli._arguments import add_engine_arguments, engine_choice
+
 SUMMARY = "latency by stage and throughput, beside ONNX Runtime in FP32"
 
 
@@ -14,10 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--frame", default="720x1280", metavar="HxW", help="size of the frames fed")
     parser.add_argument("--rounds", type=int, default=20, help="turns of five calls each")
     parser.add_argument("--no-baseline", action="store_true", help="leave ONNX Runtime FP32 out")
-    parser.add_argument("--backend", default="auto", help="auto, openvino or onnxruntime")
-    parser.add_argument("--device", default="CPU", help="CPU, GPU or NPU (default: CPU)")
-    parser.add_argument("--precision", help="fp32, fp16, fp16-safe or int8 (default: as built)")
-    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads, baseline alike")
+    add_engine_arguments(parser)
 
 
 def execute(arguments: argparse.Namespace) -> int:
@@ -29,10 +28,7 @@ def execute(arguments: argparse.Namespace) -> int:
     with progress_bars(arguments) as progress:
         report = benchmark(
             arguments.bundle,
-            backend=arguments.backend,
-            device=arguments.device,
-            precision=arguments.precision,
-            threads=arguments.threads,
+            **engine_choice(arguments),
             frame_hw_px=parse_size(arguments.frame),
             rounds=arguments.rounds,
             baseline=not arguments.no_baseline,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from edgeseg.cli._arguments import add_force_argument
 from edgeseg.errors import UsageError
 
 SUMMARY = "turn a checkpoint (or an existing bundle) into an engine bundle"
@@ -57,7 +58,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", type=Path, metavar="OUT", help="default: CHECKPOINT.edgeseg"
     )
-    parser.add_argument("--force", action="store_true", help="replace an existing output")
+    add_force_argument(parser)
 
 
 def execute(arguments: argparse.Namespace) -> int:

@@ -5,13 +5,15 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from edgeseg.cli._arguments import add_force_argument
+
 SUMMARY = "the main job end to end, on generated frames and the embedded checkpoint"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
     parser.add_argument("-o", "--output", type=Path, default=Path("demo-out"), metavar="DIR")
-    parser.add_argument("--force", action="store_true", help="replace an existing output")
+    add_force_argument(parser)
 
 
 def execute(arguments: argparse.Namespace) -> int:

@@ -5,6 +5,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from edgeseg.cli._arguments import (
+    add_engine_arguments,
+    add_force_argument,
+    add_threshold_argument,
+    engine_choice,
+)
+
 SUMMARY = "Dice, IoU and HD95 of a bundle on labelled data"
 
 
@@ -20,12 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="compare at the model's resolution (as the authors do) or at the image's own",
     )
     parser.add_argument("--with-pictures", action="store_true", help="write the worst cases as PNG")
-    parser.add_argument("--threshold", type=float, help="for one class, instead of the bundle's")
-    parser.add_argument("--backend", default="auto", help="auto, openvino or onnxruntime")
-    parser.add_argument("--device", default="CPU", help="CPU, GPU or NPU (default: CPU)")
-    parser.add_argument("--precision", help="fp32, fp16, fp16-safe or int8 (default: as built)")
-    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads of the engine")
-    parser.add_argument("--force", action="store_true", help="replace an existing output")
+    add_threshold_argument(parser)
+    add_engine_arguments(parser)
+    add_force_argument(parser)
 
 
 def execute(arguments: argparse.Namespace) -> int:
@@ -41,10 +45,7 @@ def execute(arguments: argparse.Namespace) -> int:
             at=arguments.at,
             with_pictures=arguments.with_pictures,
             threshold=arguments.threshold,
-            backend=arguments.backend,
-            device=arguments.device,
-            precision=arguments.precision,
-            threads=arguments.threads,
+            **engine_choice(arguments),
             force=arguments.force,
             progress=progress,
         )

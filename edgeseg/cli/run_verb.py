@@ -5,6 +5,13 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
+from edgeseg.cli._arguments import (
+    add_engine_arguments,
+    add_force_argument,
+    add_threshold_argument,
+    engine_choice,
+)
+
 SUMMARY = "draw a bundle's masks on a video, an image or a folder of images"
 
 
@@ -19,12 +26,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--color", help="one colour a class, comma-separated: names or #RRGGBB")
     parser.add_argument("--contours", action="store_true", help="outlines as well")
     parser.add_argument("--mask-only", action="store_true", help="write masks instead of overlays")
-    parser.add_argument("--threshold", type=float, help="for one class, instead of the bundle's")
-    parser.add_argument("--backend", default="auto", help="auto, openvino or onnxruntime")
-    parser.add_argument("--device", default="CPU", help="CPU, GPU or NPU (default: CPU)")
-    parser.add_argument("--precision", help="fp32, fp16, fp16-safe or int8 (default: as built)")
-    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads of the engine")
-    parser.add_argument("--force", action="store_true", help="replace an existing output")
+    add_threshold_argument(parser)
+    add_engine_arguments(parser)
+    add_force_argument(parser)
 
 
 def execute(arguments: argparse.Namespace) -> int:
@@ -42,10 +46,7 @@ def execute(arguments: argparse.Namespace) -> int:
             contours=arguments.contours,
             mask_only=arguments.mask_only,
             threshold=arguments.threshold,
-            backend=arguments.backend,
-            device=arguments.device,
-            precision=arguments.precision,
-            threads=arguments.threads,
+            **engine_choice(arguments),
             force=arguments.force,
             progress=progress,
         )

@@ -163,7 +163,7 @@ def run_pipeline(
 
     The reader and each stage have their own threads; ``write`` runs in the caller's, so a callback
     in it may touch what belongs to that thread, and Ctrl-C reaches it. At most ``slots`` items lie
-    between two stages, and each thread holds one.
+    between two stages, one more for every additional worker of either, and each thread holds one.
 
     Args:
         source: read in its own thread. A ``DataError`` from it ends the run early but regularly.
@@ -183,8 +183,11 @@ def run_pipeline(
     switch = Switch()
     meters = [_Meter(read_name, 1), *(_Meter(s.name, s.workers) for s in stages)]
     writer_meter = _Meter(write_name, 1)
+    # Frames of parallel workers end out of order. Without room for those that wait for an earlier
+    # one, a worker whose neighbour was held up would have to stop.
+    workers = [1, *(stage.workers for stage in stages), 1]
     channels: list[Channel[Any]] = [
-        Channel(max(slots, 1, *(s.workers for s in stages[i : i + 1])), switch)
+        Channel(max(slots, 1) + workers[i] + workers[i + 1] - 2, switch)
         for i in range(len(stages) + 1)
     ]
     reader = _Reader(source, channels[0], meters[0])

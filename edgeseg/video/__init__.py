@@ -4,9 +4,10 @@
 PyAV is imported only when a video is really opened.
 """
 
+from edgeseg.video.base import Frame, MediaKind, Sink, Source
 from edgeseg.video.pipeline import PipelineReport, Stage, StageReport, run_pipeline
-from edgeseg.video.sink import Sink, SinkSpec, open_sink
-from edgeseg.video.source import Frame, MediaKind, Source, media_kind, open_source
+from edgeseg.video.sink import SinkSpec, open_sink
+from edgeseg.video.source import media_kind, open_source
 
 __all__ = [
     "Frame",

@@ -18,9 +18,9 @@ from av.stream import Disposition
 
 from edgeseg.dataset import MAX_IMAGE_PX
 from edgeseg.errors import DataError, TruncatedVideoError, UsageError
+from edgeseg.video.base import Frame, Source
 from edgeseg.video.colour import BgrConverter
 from edgeseg.video.completeness import missing_end
-from edgeseg.video.source import Frame, Source
 
 __all__ = ["VideoSource"]
 

@@ -13,9 +13,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeseg.errors import InputError, OutputError
+from edgeseg.video.base import Frame, Sink
 from edgeseg.video.colour import YuvConverter
-from edgeseg.video.sink import Sink
-from edgeseg.video.source import Frame
 
 __all__ = ["LabelVideo", "OverlayVideo"]
 

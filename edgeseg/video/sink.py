@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import abc
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,10 +16,10 @@ import numpy.typing as npt
 from edgeseg._files import atomic_file, check_output
 from edgeseg.errors import OutputError, UsageError
 from edgeseg.overlay import Colour
+from edgeseg.video.base import Frame, MediaKind, Sink, Source
 from edgeseg.video.palette_png import with_palette
-from edgeseg.video.source import Frame, MediaKind, Source
 
-__all__ = ["Sink", "SinkSpec", "check_suffix", "open_sink"]
+__all__ = ["SinkSpec", "check_suffix", "open_sink"]
 
 _LOSSLESS_SUFFIXES = frozenset({".png", ".bmp", ".tif", ".tiff"})
 _IMAGE_SUFFIXES = _LOSSLESS_SUFFIXES | {".jpg", ".jpeg", ".webp"}
@@ -67,26 +66,6 @@ class SinkSpec:
             source.time_base,
             source.pixel_aspect,
         )
-
-
-class Sink(abc.ABC):
-    """Takes pictures in order."""
-
-    @abc.abstractmethod
-    def write(self, frame: Frame, image: npt.NDArray[np.uint8]) -> None:
-        """Write ``image``, which was made from ``frame`` and is named and timed like it.
-
-        Raises:
-            OutputError: it cannot be written.
-        """
-
-    def finish(self) -> None:
-        """Complete the file."""
-        return
-
-    def discard(self) -> None:
-        """Let go of the file without completing it."""
-        return
 
 
 class _OneImage(Sink):

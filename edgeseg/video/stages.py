@@ -8,8 +8,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from edgeseg.video.base import Frame
 from edgeseg.video.pipeline import Stage
-from edgeseg.video.source import Frame
 
 __all__ = ["Draw", "Picture", "Segmenter", "frame_stages"]
 

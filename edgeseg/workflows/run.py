@@ -14,9 +14,10 @@ from edgeseg.errors import DataError, UsageError
 from edgeseg.model import Model, Result
 from edgeseg.overlay import Overlay, parse_colours
 from edgeseg.spec import Precision
+from edgeseg.video.base import Frame, MediaKind, Source
 from edgeseg.video.pipeline import PipelineReport, run_pipeline
 from edgeseg.video.sink import SinkSpec, check_suffix, open_sink
-from edgeseg.video.source import Frame, MediaKind, Source, media_kind, open_source
+from edgeseg.video.source import media_kind, open_source
 from edgeseg.video.stages import Draw, Picture, frame_stages
 
 __all__ = ["RunReport", "run"]

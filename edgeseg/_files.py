@@ -51,8 +51,12 @@ def check_output(path: Path, *, force: bool) -> None:
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside ``path`` that replaces it when the block ends well.
 
-    The temporary name keeps the suffix, since some writers choose a format by it.
+    The temporary name keeps the suffix, since some writers choose a format by it. What a killed
+    process left behind is removed by the next write of that name.
     """
+    for stale in _stale(path.parent, f".{path.stem}.", f".tmp{path.suffix}"):
+        with contextlib.suppress(OSError):
+            stale.unlink()
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
         yield temporary
@@ -70,12 +74,16 @@ def atomic_directory(path: Path, *, force: bool) -> Iterator[Path]:
     """Yield a temporary folder beside ``path`` that becomes it when the block ends well.
 
     With ``force`` an existing ``path`` is moved aside first and deleted last, so that at any moment
-    either the old or the new folder is complete. A killed process leaves only a hidden folder
-    ``.NAME.*.tmp``, which the next build of that name removes.
+    either the old or the new folder is complete. What a killed process left is settled by the next
+    write of that name: an old folder that was set aside and not replaced is put back, and hidden
+    halves are removed.
     """
     parent = path.absolute().parent
-    for stale in parent.glob(f".{path.name}.*.tmp"):
-        if not _is_running(stale.name.split(".")[-2]):
+    aside = f".{path.name}.old."
+    for stale in _stale(parent, f".{path.name}.", ".tmp"):
+        if stale.name.startswith(aside) and not path.exists():
+            stale.rename(path)
+        else:
             shutil.rmtree(stale, ignore_errors=True)
     temporary = parent / f".{path.name}.{os.getpid()}.tmp"
     try:
@@ -108,11 +116,26 @@ def _swap(temporary: Path, path: Path, *, force: bool) -> None:
     shutil.rmtree(aside) if aside.is_dir() else aside.unlink()
 
 
+def _stale(parent: Path, prefix: str, suffix: str) -> list[Path]:
+    """Temporary names in ``parent`` whose process, the number between the two, is gone."""
+    if not parent.is_dir():
+        return []
+    return [
+        path
+        for path in parent.iterdir()
+        if path.name.startswith(prefix)
+        and path.name.endswith(suffix)
+        and not _is_running(path.name[len(prefix) : -len(suffix)].rsplit(".", 1)[-1])
+    ]
+
+
 def _is_running(pid: str) -> bool:
     """Whether a process of that number lives (another build may be writing there now)."""
     try:
         os.kill(int(pid), 0)
-    except (ValueError, ProcessLookupError):
+    except ValueError:
+        return True  # no name of ours
+    except ProcessLookupError:
         return False
     except PermissionError:
         return True

@@ -97,3 +97,35 @@ def test_hash_is_sha256(tmp_path: Path) -> None:
     (tmp_path / "x").write_bytes(b"abc")
     expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
     assert sha256_file(tmp_path / "x") == expected
+
+
+def test_what_a_killed_writer_left_is_removed_and_nothing_else(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        gone = process.pid
+    left, other = tmp_path / f".a.{gone}.tmp.txt", tmp_path / ".a.mine.tmp.txt"
+    running = tmp_path / f".a.{os.getppid()}.tmp.txt"
+    for path in (left, other, running):
+        path.touch()
+    with atomic_file(tmp_path / "a.txt") as temporary:
+        temporary.write_text("whole")
+    assert not left.exists() and other.exists() and running.exists()
+    assert (tmp_path / "a.txt").read_text() == "whole"
+
+
+def test_a_folder_set_aside_by_a_killed_writer_is_put_back(tmp_path: Path) -> None:
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        gone = process.pid
+    aside = tmp_path / f".b.old.{gone}.tmp"
+    aside.mkdir()
+    (aside / "old").touch()
+
+    def build(force: bool) -> None:
+        with atomic_directory(tmp_path / "b", force=force) as folder:
+            (folder / "new").touch()
+
+    with pytest.raises(OutputError, match="--force"):
+        build(force=False)
+    assert os.listdir(tmp_path / "b") == ["old"]
+    build(force=True)
+    assert os.listdir(tmp_path / "b") == ["new"]
+    assert os.listdir(tmp_path) == ["b"]

@@ -38,7 +38,7 @@ check: $(VENV)/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/clang-format --dry-run --Werror $(shell git ls-files 'kernels/*.cpp' 'kernels/*.h' 'kernels/*.hpp' 'kernels/*.cu' 'kernels/*.cuh')
+	$(BIN)/clang-format --dry-run --Werror $(shell git ls-files 'kernels/*.cc' 'kernels/*.h' 'kernels/*.inc' 'kernels/*.cu' 'kernels/*.cuh')
 
 bench: $(VENV)/.test
 	$(BIN)/python -m edgeseg.bench.resize

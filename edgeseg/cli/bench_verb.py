@@ -15,6 +15,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("bundle", type=Path)
     parser.add_argument("--frame", default="720x1280", metavar="HxW", help="size of the frames fed")
     parser.add_argument("--rounds", type=int, default=20, help="turns of five calls each")
+    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     parser.add_argument("--no-baseline", action="store_true", help="leave ONNX Runtime FP32 out")
     add_engine_arguments(parser)
 
@@ -32,6 +33,7 @@ def execute(arguments: argparse.Namespace) -> int:
             frame_hw_px=parse_size(arguments.frame),
             rounds=arguments.rounds,
             baseline=not arguments.no_baseline,
+            json_file=arguments.json,
             progress=progress,
         )
     columns = ("stage, ms", "min", "mean", "p50", "p90", "p95", "p99", "max")

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import datetime
+import json
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+from edgeseg import __version__, synthetic
 from edgeseg import model as models
-from edgeseg import synthetic
+from edgeseg._files import atomic_file, check_output
 from edgeseg._progress import Progress, silent
 from edgeseg.backends import EngineInfo, EngineOptions, open_engine
 from edgeseg.bench.timing import Timing, interleave, throughput_fps
 from edgeseg.errors import UsageError
-from edgeseg.spec import Precision
+from edgeseg.spec import Precision, to_json
 
 __all__ = ["BenchmarkReport", "benchmark"]
 
@@ -40,6 +45,22 @@ class BenchmarkReport:
     speedup: float | None
     throughput_fps: float
 
+    def record(self) -> dict[str, Any]:
+        """The figures as JSON types, with the date, for ``bench/results/``."""
+        now = datetime.datetime.now(datetime.timezone.utc)
+        baseline = self.baseline.summary_ms() if self.baseline else None
+        return {
+            "date_utc": now.isoformat(timespec="seconds"),
+            "edgeseg": __version__,
+            "engine": to_json(self.engine),
+            "variant": self.variant,
+            "frame_hw_px": list(self.frame_hw_px),
+            "stages_ms": {name: timing.summary_ms() for name, timing in self.stages.items()},
+            "onnxruntime_fp32_ms": baseline,
+            "times_as_fast_as_onnxruntime_fp32": self.speedup,
+            "throughput_fps": self.throughput_fps,
+        }
+
 
 def benchmark(
     bundle: str | Path,
@@ -51,6 +72,7 @@ def benchmark(
     frame_hw_px: tuple[int, int] = (720, 1280),
     rounds: int = 20,
     baseline: bool = True,
+    json_file: str | Path | None = None,
     progress: Progress = silent,
 ) -> BenchmarkReport:
     """Measure a bundle on this machine, on a generated frame.
@@ -64,6 +86,7 @@ def benchmark(
         frame_hw_px: height and width of the frame.
         rounds: how often engine and baseline take turns; five calls are timed each time.
         baseline: whether to run ONNX Runtime's FP32 beside it.
+        json_file: write the figures there, replacing the file.
         progress: called with (stage, done, total).
 
     Raises:
@@ -71,9 +94,18 @@ def benchmark(
     """
     if rounds < 1:
         raise UsageError(f"rounds must be at least 1, got {rounds}")
+    if json_file is not None:
+        check_output(Path(json_file), force=True)
     frame = synthetic.golden_frames(1, *frame_hw_px)[0]
-    options = {"backend": backend, "device": device, "precision": precision, "threads": threads}
-    with models.open(bundle, **options) as model:  # type: ignore[arg-type]
+    open_model = partial(
+        models.open,
+        bundle,
+        backend=backend,
+        device=device,
+        precision=precision,
+        threads=threads,
+    )
+    with open_model() as model:
         tensors = model.preprocess(frame)
         candidates = {"engine": lambda: model.infer(tensors)}
         peer = None
@@ -101,12 +133,12 @@ def benchmark(
             stage="stages",
         )
         engine, variant = model.engine.info, model.variant.name
-    with models.open(bundle, **options, hint="throughput") as model:  # type: ignore[arg-type]
+    with open_model(hint="throughput") as model:
         progress("throughput", 0, 1)
         rate = throughput_fps(lambda: model(frame), parallel=model.engine.parallel)
         progress("throughput", 1, 1)
     reference = timings.get(BASELINE)
-    return BenchmarkReport(
+    report = BenchmarkReport(
         engine=engine,
         variant=variant,
         frame_hw_px=frame_hw_px,
@@ -120,3 +152,7 @@ def benchmark(
         speedup=reference.median_ms / timings["engine"].median_ms if reference else None,
         throughput_fps=rate,
     )
+    if json_file is not None:
+        with atomic_file(Path(json_file)) as temporary:
+            temporary.write_text(json.dumps(report.record(), indent=2) + "\n", encoding="utf-8")
+    return report

@@ -109,7 +109,7 @@ def make_optics(rng: np.random.Generator) -> Optics:
         shutter_s=rng.uniform(0.005, 0.025),
         sharpening=rng.uniform(0.0, 0.9),
         noise=rng.uniform(0.6, 3.2),
-        gloss=rng.uniform(0.25, 1.0),
+        gloss=rng.uniform(0.2, 0.85),
         field=fields[int(rng.integers(len(fields)))],
         field_size=rng.uniform(0.94, 1.03),
     )

@@ -94,7 +94,7 @@ class PolypPose:
         reach = (
             0.5 * float(np.linalg.norm(self.centre - self.base)) if self.polyp.stalk_width else 0.0
         )
-        margin = 2.0 * self.polyp.lobe_height + CREASE
+        margin = _LOBES * self.polyp.lobe_height + CREASE
         return middle, reach + self.radius * (max(self.polyp.axes) + margin)
 
     def local(self, x: Array, y: Array, z: Array) -> tuple[Array, Array, Array]:
@@ -169,7 +169,7 @@ def make_polyp(rng: np.random.Generator, theta: float, z: float, radius: float) 
     waves = directions * rng.uniform(1.3, 4.2, (_LOBES, 1))
     redder = rng.uniform(-1.0, 1.0)
     if redder > -0.3:
-        tint = (0.88 - 0.18 * redder, 0.84 - 0.24 * redder, 1.0 - 0.06 * redder)
+        tint = (0.84 - 0.16 * redder, 0.79 - 0.22 * redder, 1.0 - 0.05 * redder)
     else:
         tint = (1.0 - 0.3 * redder, 1.0 - 0.25 * redder, 1.05)
     return Polyp(

@@ -16,6 +16,7 @@ import argparse
 import importlib.util
 import json
 import platform
+import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -29,6 +30,7 @@ from rich.table import Table
 
 from edgeseg import kernels
 from edgeseg._files import atomic_file
+from edgeseg._machine import cpu_name
 from edgeseg._optional import require
 from edgeseg.bench.timing import interleave
 from edgeseg.kernels import LibraryInfo
@@ -110,7 +112,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         for threads in options.threads
     ]
     info = kernels.library_info()
-    Console().print(_table(measurements, info))
+    # A pipe has no width: lay the table out whole rather than cut it at 80 columns.
+    console = Console(width=None if sys.stdout.isatty() else 120)
+    console.print(_table(measurements, info))
     if options.json is not None:
         with atomic_file(options.json) as path:
             path.write_text(json.dumps(_document(measurements, info), indent=2) + "\n")
@@ -206,7 +210,7 @@ def _table(measurements: Sequence[Measurement], info: LibraryInfo) -> Table:
 def _document(measurements: Sequence[Measurement], info: LibraryInfo) -> dict[str, Any]:
     pil = require("PIL", "bench")
     return {
-        "machine": {"processor": platform.processor(), "machine": platform.machine()},
+        "machine": {"processor": cpu_name(), "machine": platform.machine()},
         "versions": {"edgeseg": info.version, "opencv": cv2.__version__, "pillow": pil.__version__},
         "isa": info.isa,
         "measurements": [{**asdict(m), "ratios": m.ratios} for m in measurements],

@@ -33,6 +33,7 @@ class BenchmarkReport:
         frame_hw_px: size of the frames that were fed.
         stages: timings of ``preprocess``, ``inference``, ``readout`` and ``total``.
         baseline: the plain FP32 graph on ONNX Runtime, same threads and process; None if left out.
+        baseline_version: of ONNX Runtime.
         speedup: baseline's median inference over the engine's.
         throughput_fps: whole frames a second with the engine's throughput hint.
     """
@@ -42,6 +43,7 @@ class BenchmarkReport:
     frame_hw_px: tuple[int, int]
     stages: dict[str, Timing]
     baseline: Timing | None
+    baseline_version: str | None
     speedup: float | None
     throughput_fps: float
 
@@ -56,6 +58,7 @@ class BenchmarkReport:
             "variant": self.variant,
             "frame_hw_px": list(self.frame_hw_px),
             "stages_ms": {name: timing.summary_ms() for name, timing in self.stages.items()},
+            "onnxruntime": self.baseline_version,
             "onnxruntime_fp32_ms": baseline,
             "times_as_fast_as_onnxruntime_fp32": self.speedup,
             "throughput_fps": self.throughput_fps,
@@ -149,6 +152,7 @@ def benchmark(
             "total": stages["total"],
         },
         baseline=reference,
+        baseline_version=peer.info.version if peer else None,
         speedup=reference.median_ms / timings["engine"].median_ms if reference else None,
         throughput_fps=rate,
     )

@@ -7,12 +7,12 @@ import time
 from collections.abc import Mapping
 from functools import cached_property
 from pathlib import Path
-from types import TracebackType
 
 import cv2
 import numpy as np
 import numpy.typing as npt
 
+from edgeseg._closing import Closing
 from edgeseg.backends import BackendChoice, EngineOptions, Hint, choose_backend, open_engine
 from edgeseg.backends.base import Array
 from edgeseg.bundle import Bundle, read_bundle
@@ -89,7 +89,7 @@ class Result:
         return self.area_px / self.mask.size
 
 
-class Model:
+class Model(Closing):
     """An engine with the preprocessing and the read-out of its bundle. Made by ``edgeseg.open``.
 
     Calling it does one frame; ``preprocess``, ``infer`` and ``read_out`` are its stages, for those
@@ -190,17 +190,6 @@ class Model:
     def close(self) -> None:
         """Free the engine."""
         self.engine.close()
-
-    def __enter__(self) -> Model:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 def _window(roi: RoiSpec) -> tuple[slice, slice]:

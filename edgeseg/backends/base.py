@@ -12,12 +12,12 @@ from __future__ import annotations
 import abc
 from collections.abc import Mapping
 from dataclasses import dataclass
-from types import TracebackType
 from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
 
+from edgeseg._closing import Closing
 from edgeseg.errors import BackendError, InputError, UsageError
 from edgeseg.spec import TensorSpec
 
@@ -64,7 +64,7 @@ class EngineInfo:
     """Arithmetic the library was allowed to use outside INT8 products, e.g. ``f32``."""
 
 
-class Engine(abc.ABC):
+class Engine(Closing):
     """A loaded graph. Use it as a context manager, or call ``close``."""
 
     memory: Literal["host", "cuda"] = "host"
@@ -105,17 +105,6 @@ class Engine(abc.ABC):
         if not self._closed:
             self._closed = True
             self._close()
-
-    def __enter__(self) -> Engine:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
     @abc.abstractmethod
     def _infer(self, inputs: dict[str, Array]) -> dict[str, Array]:

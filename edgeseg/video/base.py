@@ -7,11 +7,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from types import TracebackType
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+
+from edgeseg._closing import Closing
 
 __all__ = ["Frame", "MediaKind", "Sink", "Source"]
 
@@ -34,7 +35,7 @@ class Frame:
     """How long a video's frame is shown, if the file says."""
 
 
-class Source(abc.ABC):
+class Source(Closing):
     """Iterate over it once; use it as a context manager, or call ``close``."""
 
     kind: MediaKind
@@ -63,17 +64,6 @@ class Source(abc.ABC):
     def close(self) -> None:
         """Free the file; the default holds none."""
         return
-
-    def __enter__(self) -> Source:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
-        self.close()
 
 
 class Sink(abc.ABC):

@@ -162,3 +162,23 @@ def test_options_that_cannot_be_meant_are_refused() -> None:
     with pytest.raises(UsageError, match="unknown hint"):
         EngineOptions(hint="speed")
     assert EngineOptions(device="gpu.1").device == "GPU.1"
+
+
+def test_auto_takes_the_backend_that_has_the_device(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("edgeseg.backends.available_backends", lambda: ("openvino", "onnxruntime"))
+    offers = {"openvino": ("CPU", "NPU"), "onnxruntime": ("CPU", "GPU")}
+
+    class Stand:
+        def __init__(self, name: str) -> None:
+            self.name = name
+
+        def available_devices(self) -> tuple:
+            return offers[self.name]
+
+    monkeypatch.setattr("edgeseg.backends._load", lambda module: Stand(module.rsplit("._", 1)[1]))
+    both = ("openvino", "onnxruntime")
+    assert choose_backend("auto", "gpu", both).name == "onnxruntime"
+    assert choose_backend("auto", "NPU", both).name == "openvino"
+    assert "it offers NPU" in choose_backend("auto", "NPU", both).why
+    with pytest.raises(BackendUnavailableError, match="offers the device GPU"):
+        choose_backend("auto", "GPU", ("openvino",))

@@ -70,20 +70,7 @@ def choose_backend(
     """
     installed = available_backends()
     if requested == "auto":
-        for name in installed:
-            if name in served:
-                others = [n for n in installed if n != name and n in served]
-                why = (
-                    f"auto chose {name} on {device}: "
-                    + ("the default, fastest on CPUs" if name == "openvino" else "openvino cannot")
-                    + (f" ({', '.join(others)} could serve too)" if others else "")
-                )
-                _log.info(why)
-                return BackendChoice(name, why)
-        raise BackendUnavailableError(
-            f"no installed backend runs {variant}: it serves {', '.join(served)}, and "
-            f"{', '.join(installed) or 'none'} is installed"
-        )
+        return _choose(device.upper(), served, installed, variant)
     if requested == "tensorrt":
         raise BackendUnavailableError(
             "this version does not run TensorRT engines itself: build the plan on the device with  "
@@ -100,6 +87,39 @@ def choose_backend(
             f"{variant} is written for {', '.join(served)}, not for {requested}"
         )
     return BackendChoice("openvino" if requested == "openvino" else "onnxruntime", "as requested")
+
+
+def _choose(
+    device: str, served: Sequence[str], installed: Sequence[BackendName], variant: str
+) -> BackendChoice:
+    """The first installed backend that serves the file and has the device."""
+    able = [name for name in installed if name in served]
+    if not able:
+        raise BackendUnavailableError(
+            f"no installed backend runs {variant}: it serves {', '.join(served)}, and "
+            f"{', '.join(installed) or 'none'} is installed"
+        )
+    if device != "CPU":
+        able = [name for name in able if _offers(name, device)]
+        if not able:
+            raise BackendUnavailableError(
+                f"no installed backend offers the device {device}:  edgeseg doctor  lists what "
+                "there is"
+            )
+    name, others = able[0], able[1:]
+    reason = "the fastest on CPUs" if name == "openvino" else "openvino cannot serve"
+    if device != "CPU":
+        reason = f"it offers {device}"
+    why = f"auto chose {name} on {device}: {reason}"
+    why += f" ({', '.join(others)} could serve too)" if others else ""
+    _log.info(why)
+    return BackendChoice(name, why)
+
+
+def _offers(name: BackendName, device: str) -> bool:
+    module, _ = _BACKENDS[name]
+    devices = _load(module).available_devices()
+    return any(device in (offered, offered.split(".")[0]) for offered in devices)
 
 
 def open_engine(path: Path, backend: BackendName, options: EngineOptions | None = None) -> Engine:

@@ -318,3 +318,15 @@ def test_manifest_is_plain_json_for_other_tools(int8: Path) -> None:
         p.name for p in int8.iterdir() if p.name not in ("manifest.json", "SHA256SUMS")
     }
     assert dataclasses.is_dataclass(read_bundle(int8).manifest)
+
+
+def test_pictures_of_unlabelled_cases_are_refused_at_the_start(data: Path, tmp_path: Path) -> None:
+    # The checkpoint does not exist: the refusal comes before it is looked at.
+    with pytest.raises(UsageError, match="needs masks in --val"):
+        edgeseg.build(
+            tmp_path / "none.pth",
+            output=tmp_path / "x.edgeseg",
+            val=data / "calibration",
+            with_pictures=True,
+        )
+    assert os.listdir(tmp_path) == []

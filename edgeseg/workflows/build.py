@@ -224,6 +224,8 @@ def build(
     if path.exists() and not is_bundle(path):
         raise OutputError(f"{path} exists and is no bundle: --force replaces bundles only")
     validation = Validation.open(Path(val)) if val is not None else None
+    if with_pictures and validation is not None and not validation.labelled:
+        raise UsageError("--with-pictures needs masks in --val: without them no case is the worst")
     choice = choose_backend(backend, device, ("openvino", "onnxruntime"), "the FP32 graph")
     source: Source = (
         BundleSource(checkpoint, imgsz)
@@ -286,8 +288,9 @@ def build(
         manifest = _with_tolerances(folder, manifest, golden, progress)
         # Sealed once so that the measurements go through the very code that will load it.
         seal(folder, manifest)
+        provisional = read_bundle(folder)
         scores, latencies = _measure(
-            read_bundle(folder), choice, EngineOptions(device, threads), validation, progress
+            provisional, choice, EngineOptions(device, threads), validation, progress
         )
         manifest = dataclasses.replace(
             manifest,
@@ -296,7 +299,7 @@ def build(
             decisions=(*manifest.decisions, *_warnings(scores)),
         )
         pictures = (
-            _pictures(read_bundle(folder), choice, device, validation)
+            _pictures(provisional, choice, device, validation)
             if with_pictures and validation
             else ()
         )
@@ -406,9 +409,9 @@ def _with_tolerances(
     variants = []
     for done, variant in enumerate(manifest.variants):
         progress("self-test", done, len(manifest.variants))
-        tolerances = {}
-        for backend in variant.backends:
-            runner = backend if backend in installed else installed[0]
+        runners = {b: b if b in installed else installed[0] for b in variant.backends}
+        errors = {}
+        for runner in dict.fromkeys(runners.values()):
             with open_engine(folder / variant.file, runner) as engine:
                 error = golden_error(engine, golden, lambda frame: {name: preprocess(frame)})
             if not error <= _LARGEST_ERROR:
@@ -417,9 +420,12 @@ def _with_tolerances(
                     f"{error:.3g}: it computes something else than FP32. Try another --method, or "
                     "keep layers in float with --exclude"
                 )
-            tolerances[backend] = max(
-                _TOLERANCE_FLOOR[variant.precision], _TOLERANCE_OF_MEASURED * error
-            )
+            errors[runner] = error
+        floor = _TOLERANCE_FLOOR[variant.precision]
+        tolerances = {
+            backend: max(floor, _TOLERANCE_OF_MEASURED * errors[runner])
+            for backend, runner in runners.items()
+        }
         variants.append(dataclasses.replace(variant, golden_tolerance=tolerances))
     progress("self-test", len(manifest.variants), len(manifest.variants))
     return dataclasses.replace(manifest, variants=tuple(variants))
@@ -473,8 +479,6 @@ def _pictures(
     bundle: Bundle, choice: BackendChoice, device: str, validation: Validation
 ) -> list[tuple[str, bytes]]:
     """The worst validation cases of the built precision, as PNG with captions."""
-    if not validation.labelled:
-        raise UsageError("--with-pictures needs masks in --val: without them no case is the worst")
     with Model(bundle, bundle.manifest.precision, choice, EngineOptions(device)) as model:
         results = score_cases(model, validation.cases)
         drawn = worst_case_pictures(model, results, WORST_CASES)

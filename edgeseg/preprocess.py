@@ -71,3 +71,28 @@ class Preprocessor:
             out=out,
             threads=self.threads,
         )
+
+    def tensors(self, frame: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], ...]:
+        """The inputs of the network for one frame, in their order.
+
+        Returns:
+            Without views one array, as ``__call__``; else one (len(flips), 3, height, width) for
+            each view, float32, RGB, normalised.
+
+        Raises:
+            InputError: as ``__call__``.
+        """
+        spec = self.spec
+        if not spec.views:
+            return (self(frame),)
+        check_frame(frame)
+        return kernels.resize_normalize_views(
+            frame,
+            spec.views,
+            resample=spec.resample,
+            scale=spec.scale,
+            mean=spec.mean,
+            std=spec.std,
+            roi=spec.roi,
+            threads=self.threads,
+        )

@@ -19,12 +19,17 @@ from edgeseg.errors import BundleError
 
 __all__ = [
     "BACKENDS",
+    "FLIPS",
+    "MIN_TEMPERATURE",
     "PRECISIONS",
     "SCHEMA_VERSION",
+    "WEIGHTINGS",
     "BackendName",
     "CalibrationRecord",
     "DType",
     "Decision",
+    "Flip",
+    "FusionSpec",
     "LatencyRecord",
     "Manifest",
     "ParityRecord",
@@ -32,15 +37,20 @@ __all__ = [
     "PreprocessSpec",
     "Provenance",
     "ReadoutSpec",
+    "RegularizeSpec",
     "RoiSpec",
     "ScoreRecord",
     "TensorSpec",
     "Variant",
+    "ViewSpec",
+    "VolumeSpec",
+    "Weighting",
+    "ZSmoothingSpec",
     "from_json",
     "to_json",
 ]
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Raised whenever a manifest written by this version cannot be read by an older one."""
 
 Precision = Literal["fp32", "fp16", "fp16-safe", "int8"]
@@ -49,6 +59,14 @@ PRECISIONS: tuple[str, ...] = get_args(Precision)
 DType = Literal["float32", "float16", "uint8", "int8", "int32", "int64", "bool"]
 BackendName = Literal["openvino", "onnxruntime", "tensorrt"]
 BACKENDS: tuple[BackendName, ...] = get_args(BackendName)
+
+Flip = Literal["none", "h", "v", "hv"]
+"""How an image is mirrored: not, left and right, top and bottom, both."""
+FLIPS: tuple[Flip, ...] = get_args(Flip)
+Weighting = Literal["entropy", "exp", "mean"]
+WEIGHTINGS: tuple[Weighting, ...] = get_args(Weighting)
+MIN_TEMPERATURE = 0.01
+"""In nats; below it, rounding of the entropy would decide the weights."""
 
 T = TypeVar("T")
 
@@ -68,12 +86,50 @@ class RoiSpec:
 
 
 @dataclass(frozen=True)
+class ViewSpec:
+    """One resolution at which a frame is shown to the network, and how its copies are mirrored.
+
+    The copies are the batch of one input, in the order of ``flips``.
+    """
+
+    height_px: int
+    width_px: int
+    flips: tuple[Flip, ...] = ("none",)
+
+    def __post_init__(self) -> None:
+        if self.height_px < 1 or self.width_px < 1:
+            raise BundleError(f"view size {self.height_px}x{self.width_px} is not positive")
+        if not self.flips or self.flips[0] != "none":
+            raise BundleError(f"the first copy of a view is not mirrored, got {self.flips}")
+        if len(set(self.flips)) != len(self.flips):
+            raise BundleError(f"flips repeat: {', '.join(self.flips)}")
+
+    @property
+    def name(self) -> str:
+        """``512x640``: height and width."""
+        return f"{self.height_px}x{self.width_px}"
+
+
+@dataclass(frozen=True)
+class VolumeSpec:
+    """How slices of a volume become frames."""
+
+    normalize: str
+    """``zscore``, ``minmax``, ``window=LEVEL,WIDTH`` or ``none`` (see ``edgeseg.volume``)."""
+    axis: Literal["sagittal", "coronal", "axial"] = "axial"
+    """Direction in which the slices are stacked."""
+
+
+@dataclass(frozen=True)
 class PreprocessSpec:
     """How a uint8 BGR frame becomes the network's input tensor (1, 3, height, width), float32 RGB.
 
     The frame (or its region of interest) is resampled to ``height_px`` x ``width_px`` without
     keeping the aspect ratio, with PIL's antialiased filter of that name and its 8-bit result,
     then ``(value * scale - mean) / std`` per channel.
+
+    With ``views`` there is one input for each, (len(flips), 3, height, width) of the view's size,
+    and ``height_px`` x ``width_px`` is the grid onto which the views are fused.
     """
 
     height_px: int
@@ -85,8 +141,13 @@ class PreprocessSpec:
     colour_order: Literal["rgb"] = "rgb"
     antialias: Literal[True] = True
     roi: RoiSpec | None = None
+    views: tuple[ViewSpec, ...] = ()
+    volume: VolumeSpec | None = None
+    """What a model that was fitted to volumes expects; None for pictures."""
 
     def __post_init__(self) -> None:
+        if len({view.name for view in self.views}) != len(self.views):
+            raise BundleError("two views have the same size")
         if self.height_px < 1 or self.width_px < 1:
             raise BundleError(f"input size {self.height_px}x{self.width_px} is not positive")
         if not all(math.isfinite(s) and s > 0 for s in (*self.std, self.scale)):
@@ -96,19 +157,77 @@ class PreprocessSpec:
 
 
 @dataclass(frozen=True)
+class FusionSpec:
+    """How the probabilities of several views become one (DINO-MVR, arXiv 2605.07221).
+
+    Each pixel's views are averaged with the weight ``1 - H / ln(max(C, 2))`` (``entropy``),
+    ``exp(-H / temperature)`` (``exp``) or 1 (``mean``); H is the view's entropy there, in nats.
+    """
+
+    weighting: Weighting = "entropy"
+    temperature: float = 1.0
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.temperature) and self.temperature >= MIN_TEMPERATURE):
+            raise BundleError(
+                f"the temperature must be at least {MIN_TEMPERATURE}, got {self.temperature}"
+            )
+
+
+@dataclass(frozen=True)
+class RegularizeSpec:
+    """Spatial regularisation of the fused probabilities; every step is optional."""
+
+    blur_sigma_px: float = 0.0
+    """Gaussian blur, on the grid of the fused probabilities; 0: none."""
+    fill_holes: bool = False
+    """Background that does not reach the border becomes the class around it."""
+    min_component_px: int = 0
+    """Components of a class with fewer pixels, on the same grid, become background; 0: none."""
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.blur_sigma_px) and self.blur_sigma_px >= 0.0):
+            raise BundleError(f"blur must be at least 0 pixels, got {self.blur_sigma_px}")
+        if self.min_component_px < 0:
+            raise BundleError(f"component size must be at least 0, got {self.min_component_px}")
+
+
+@dataclass(frozen=True)
+class ZSmoothingSpec:
+    """Gaussian smoothing of a volume's probabilities across slices; edges replicate."""
+
+    sigma: float
+    unit: Literal["mm", "slices"] = "mm"
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.sigma) and self.sigma >= 0.0):
+            raise BundleError(f"sigma along z must be at least 0, got {self.sigma}")
+
+
+@dataclass(frozen=True)
 class ReadoutSpec:
     """How logits become a mask.
 
     The logits are resized to the frame (bilinear; half-pixel centres unless ``align_corners``),
     then activated. ``sigmoid`` serves one class and compares with ``threshold``; ``softmax``
     serves several and takes the largest.
+
+    With ``fusion`` the logits of all views are fused into probabilities on the grid of the
+    preprocessing, regularised there, and the probabilities are resized to the frame instead.
     """
 
     activation: Literal["sigmoid", "softmax"]
     threshold: float = 0.5
     align_corners: bool = False
+    fusion: FusionSpec | None = None
+    regularize: RegularizeSpec = RegularizeSpec()
+    time_constant_ms: float = 0.0
+    """Of the exponential smoothing over a video's frames; 0: none."""
+    z_smoothing: ZSmoothingSpec | None = None
 
     def __post_init__(self) -> None:
+        if not (math.isfinite(self.time_constant_ms) and self.time_constant_ms >= 0.0):
+            raise BundleError(f"the time constant must be >= 0 ms, got {self.time_constant_ms}")
         if not 0.0 < self.threshold < 1.0:
             raise BundleError(f"threshold must lie between 0 and 1, got {self.threshold}")
 

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from torch import Tensor, nn
 
+from edgeseg.errors import UsageError
 from edgeseg.export.backbone_config import Spelling
 from edgeseg.export.shapes import Shapes
-from edgeseg.spec import PreprocessSpec, ReadoutSpec, TensorSpec, to_json
+from edgeseg.spec import Flip, PreprocessSpec, ReadoutSpec, TensorSpec, to_json
 
 __all__ = ["Family", "InputSize"]
 
@@ -57,6 +58,45 @@ class Family(abc.ABC, Generic[C]):
         Raises:
             CheckpointShapeError: a key is missing or unknown, or a shape contradicts the others.
         """
+
+    def apply_settings(self, config: C, settings: Mapping[str, Any]) -> C:
+        """Take what the checkpoint says besides its tensors (`StateDict.settings`) into the config.
+
+        A family without settings of its own leaves the config as it is: training code saves all
+        kinds of things beside its weights.
+
+        Raises:
+            CheckpointError: a setting of this family has a value that it cannot have.
+        """
+        return config
+
+    def with_views(
+        self,
+        config: C,
+        sizes_px: Sequence[tuple[int, int]] | None,
+        flips: Sequence[Flip] | None,
+    ) -> C:
+        """The config with other views; None keeps what it has.
+
+        Args:
+            config: the family's.
+            sizes_px: (height, width) of each view.
+            flips: mirrorings besides the identity, the same for every view.
+
+        Raises:
+            UsageError: the family reads one view, or cannot take these.
+        """
+        if sizes_px is not None or flips is not None:
+            raise UsageError(f"{self.title} reads a frame once: --views and --flips do not apply")
+        return config
+
+    def default_input(self, config: C) -> InputSize:
+        """The input size unless the user gives another."""
+        return self.default_size
+
+    def class_names(self, config: C) -> tuple[str, ...] | None:
+        """Names of the classes, background first if there are several; None if it knows none."""
+        return None
 
     @abc.abstractmethod
     def spelling(self, shapes: Shapes) -> Spelling:

@@ -14,6 +14,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import edgeseg
 from edgeseg.errors import InputError, NativeLibraryError
@@ -120,6 +121,28 @@ class Library:
         finally:
             self._idle.append(handle)
 
+    def call(self, name: str, types: Sequence[Any], *arguments: Any) -> None:
+        """Call a function that takes a context first and returns an ``edgeseg_status``.
+
+        Args:
+            name: of the function.
+            types: ctypes types of the arguments after the context.
+            arguments: as ``types``.
+
+        Raises:
+            InputError: the library refused them.
+            NativeLibraryError: it lacks the function, memory or threads.
+        """
+        try:
+            function = getattr(self._functions, name)
+        except AttributeError as error:
+            raise NativeLibraryError(f"{self.path} has no {name}: run  {_REBUILD}") from error
+        if function.argtypes is None:
+            function.argtypes = [ctypes.c_void_p, *types]
+        with self.context() as context:
+            status = function(context, *arguments)
+        check_status(status)
+
     def resize_u8(
         self, frame: Frame, size_px: tuple[int, int], resample: int, threads: int, out: int
     ) -> None:
@@ -220,7 +243,7 @@ def check_status(status: int) -> None:
     if status == 0:
         return
     if status == _OUT_OF_MEMORY:
-        raise NativeLibraryError("not enough memory to resize a frame of this size")
+        raise NativeLibraryError("not enough memory for arrays of this size")
     if status == _NO_THREAD:
         raise NativeLibraryError(
             "the operating system refused to start a worker thread: ask for fewer threads"

@@ -1,14 +1,7 @@
+// The C entry points of contexts and of the resize; each other kernel has a file of its own.
 #include <cmath>
-#include <new>
-#include <system_error>
 
-#include "edgeseg/kernels.h"
-#include "resizer.h"
-
-struct edgeseg_context {
-    explicit edgeseg_context(int isa) : resizer(isa) {}
-    edgeseg::Resizer resizer;
-};
+#include "context.h"
 
 namespace {
 
@@ -25,15 +18,10 @@ int resize(edgeseg_context* context, const edgeseg_frame* frame, int32_t width, 
     }
     if (filter != EDGESEG_BILINEAR && filter != EDGESEG_BICUBIC) return EDGESEG_INVALID_ARGUMENT;
     if (threads < 1 || threads > EDGESEG_MAX_THREADS) return EDGESEG_INVALID_ARGUMENT;
-    try {
+    return edgeseg::guarded(context, [&] {
         context->resizer.run(*frame, width, height, static_cast<edgeseg::Filter>(filter), threads,
                              target);
-    } catch (const std::bad_alloc&) {
-        return EDGESEG_OUT_OF_MEMORY;
-    } catch (const std::system_error&) {
-        return EDGESEG_NO_THREAD;
-    }
-    return EDGESEG_OK;
+    });
 }
 
 }  // namespace
@@ -57,7 +45,7 @@ edgeseg_context* edgeseg_context_create(int isa) {
 
 void edgeseg_context_destroy(edgeseg_context* context) { delete context; }
 
-int edgeseg_context_isa(const edgeseg_context* context) { return context->resizer.isa(); }
+int edgeseg_context_isa(const edgeseg_context* context) { return context->isa; }
 
 int edgeseg_resize_u8(edgeseg_context* context, const edgeseg_frame* frame, int32_t width,
                       int32_t height, int filter, int threads, uint8_t* out) {

@@ -35,7 +35,7 @@ Features detect() {
     unsigned a = 0, b = 0, c = 0, d = 0;
     if (!__get_cpuid(1, &a, &b, &c, &d)) return features;
     features.sse41 = (c >> 9 & 1) && (c >> 19 & 1);  // with SSSE3
-    const bool fma = c >> 12 & 1;
+    const bool fma = c >> 12 & 1, f16c = c >> 29 & 1;
     const bool osxsave = c >> 27 & 1;
     if (!osxsave) return features;
     unsigned state = 0, state_high = 0;
@@ -45,7 +45,7 @@ Features detect() {
     if (!__get_cpuid_count(7, 0, &a, &b, &c, &d)) return features;
     const unsigned last_subleaf = a;
     const bool f = b >> 16 & 1, dq = b >> 17 & 1, bw = b >> 30 & 1, vl = b >> 31 & 1;
-    features.avx2 = ymm_saved && fma && (b >> 5 & 1);
+    features.avx2 = ymm_saved && fma && f16c && (b >> 5 & 1);
     features.avx512vnni = features.avx2 && zmm_saved && f && dq && bw && vl && (c >> 11 & 1);
     if (last_subleaf >= 1 && __get_cpuid_count(7, 1, &a, &b, &c, &d)) {
         features.avxvnni = features.avx2 && (a >> 4 & 1);
@@ -74,6 +74,17 @@ bool supported(int index) {
     if (wanted == &kAvx512Vnni) return features.avx512vnni;
 #endif
     return true;
+}
+
+FloatIsa float_isa(int index) {
+#if defined(EDGESEG_X86)
+    const Operations* chosen = operations(index);
+    if (chosen == &kAvx512Vnni) return FloatIsa::kAvx512;
+    if (chosen != &kGeneric && chosen != &kSse41) return FloatIsa::kAvx2;
+#else
+    static_cast<void>(index);
+#endif
+    return FloatIsa::kGeneric;
 }
 
 int fastest() {

@@ -71,6 +71,10 @@ const Operations* operations(int index);
 // Whether this machine can run operations(index).
 bool supported(int index);
 
+// Which build of the loops on floats serves operations(index).
+enum class FloatIsa { kGeneric, kAvx2, kAvx512 };
+FloatIsa float_isa(int index);
+
 // Index of the fastest that is supported.
 int fastest();
 

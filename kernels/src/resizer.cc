@@ -24,7 +24,6 @@ void interleave(const uint8_t* planes, size_t stride, int width, uint8_t* pixels
 
 void Resizer::run(const edgeseg_frame& frame, int width, int height, Filter filter, int threads,
                   const Target& target) {
-    std::lock_guard<std::mutex> lock(mutex_);
     Job job;
     job.frame = frame;
     job.width = width;

@@ -4,7 +4,6 @@
 
 #include <cstddef>
 #include <cstdint>
-#include <mutex>
 #include <vector>
 
 #include "edgeseg/kernels.h"
@@ -23,12 +22,11 @@ struct Target {
     int plane_of[3] = {2, 1, 0};
 };
 
-// Thread-safe: calls take turns.
+// One call at a time: the context's lock sees to that.
 class Resizer {
   public:
-    explicit Resizer(int isa) : isa_(isa), operations_(*operations(isa)), cache_(operations_) {}
-
-    int isa() const { return isa_; }
+    Resizer(int isa, ThreadPool& pool)
+        : operations_(*operations(isa)), cache_(operations_), pool_(pool) {}
 
     // Throws std::bad_alloc and std::system_error before anything is written.
     void run(const edgeseg_frame& frame, int width, int height, Filter filter, int threads,
@@ -60,11 +58,9 @@ class Resizer {
     void band_vertical_first(const Job& job, int begin, int end, Scratch& scratch) const;
     void across(const Job& job, const uint8_t* const rows[4], Scratch& scratch, uint8_t* out) const;
 
-    const int isa_;
     const Operations& operations_;
-    std::mutex mutex_;
     TableCache cache_;
-    ThreadPool pool_;
+    ThreadPool& pool_;
     std::vector<Scratch> scratch_;
 };
 

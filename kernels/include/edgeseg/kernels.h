@@ -76,6 +76,117 @@ EDGESEG_API int edgeseg_resize_normalize(edgeseg_context* context, const edgeseg
                                          const double* mean, const double* std, int threads,
                                          float* out);
 
+/* Several results of one frame: a size, and how its copies are mirrored. */
+enum edgeseg_flip { EDGESEG_FLIP_NONE = 0, EDGESEG_FLIP_H = 1, EDGESEG_FLIP_V = 2 };
+
+typedef struct edgeseg_view_target {
+    int32_t width;
+    int32_t height;
+    int32_t flip_count;   /* at least 1 */
+    const int32_t* flips; /* flip_count sums of edgeseg_flip */
+    float* out;           /* flip_count x 3 x height x width, contiguous */
+} edgeseg_view_target;
+
+/* edgeseg_resize_normalize into several sizes and mirrorings; each size is resampled once.
+ * Returns an edgeseg_status; nothing is written unless it is EDGESEG_OK. */
+EDGESEG_API int edgeseg_resize_normalize_views(edgeseg_context* context, const edgeseg_frame* frame,
+                                               const edgeseg_view_target* targets, int32_t count,
+                                               int filter, double scale, const double* mean,
+                                               const double* std, int threads);
+
+#define EDGESEG_MAX_VIEWS 256
+#define EDGESEG_MAX_CHANNELS 255
+
+enum edgeseg_dtype { EDGESEG_FLOAT32 = 0, EDGESEG_FLOAT16 = 1 };
+enum edgeseg_weighting {
+    EDGESEG_WEIGHT_ENTROPY = 0, /* 1 - H / ln(max(C, 2)) */
+    EDGESEG_WEIGHT_EXP = 1,     /* exp(-H / temperature) */
+    EDGESEG_WEIGHT_MEAN = 2     /* 1 */
+};
+
+/* The logits of one view: `channels` planes of height x width, contiguous, as the network gave them
+ * for an image mirrored by `flips`. */
+typedef struct edgeseg_view {
+    const void* logits;
+    int32_t width;
+    int32_t height;
+    int32_t dtype; /* edgeseg_dtype */
+    int32_t flips; /* sum of edgeseg_flip */
+} edgeseg_view;
+
+/* Read at each call; nothing of it is compiled in. */
+typedef struct edgeseg_fusion {
+    int32_t weighting; /* edgeseg_weighting */
+    float temperature; /* of EDGESEG_WEIGHT_EXP, positive, in nats */
+    float threshold;   /* of the mask of one class, 0 to 1 */
+    float keep;        /* weight of `state`, 0 to 1 (1 excluded) */
+    int32_t reset;     /* other than 0: `state` is not read */
+} edgeseg_fusion;
+
+/* Fuses views into probabilities, smooths them over time and decides the mask, in one pass.
+ *
+ * Each view is mirrored back, resampled to width x height (bilinear, half-pixel centres, edges
+ * replicated) and activated (one channel: sigmoid, counted as two classes; more: softmax). With
+ * H = -sum p ln p, the fused p is sum w p / sum w, and the plain mean where all weights vanish.
+ * Then p <- keep * state + (1 - keep) * p, and that is the new state.
+ *
+ * Infinite logits count as +-65504. Where a logit that takes part in a pixel is NaN, its view is
+ * left out of that pixel; where no view is left, the pixel is background for certain. A state that
+ * is not finite counts as reset, for that pixel.
+ *
+ * channels: 1 to EDGESEG_MAX_CHANNELS; channel 0 of several is the background.
+ * state: channels x height x width, read and written; NULL: no smoothing over time.
+ * probability: channels x height x width; NULL: not wanted; may be the same as `state`.
+ * mask: height x width; one channel: p > threshold; more: the largest, at a tie the lower; NULL:
+ * not wanted.
+ * Returns an edgeseg_status. */
+EDGESEG_API int edgeseg_fuse_views(edgeseg_context* context, const edgeseg_view* views,
+                                   int32_t count, int32_t channels, int32_t width, int32_t height,
+                                   const edgeseg_fusion* fusion, int threads, float* state,
+                                   float* probability, uint8_t* mask);
+
+/* Largest radius of edgeseg_smooth_z. */
+#define EDGESEG_MAX_RADIUS 1024
+
+/* Weighted sum along the depth of a volume, edges replicated.
+ *
+ * volume: channels x depth x plane, contiguous; plane is rows times columns.
+ * weights: of the distances 0 to radius, symmetric; radius at most EDGESEG_MAX_RADIUS.
+ * first, count: the slices wanted, so that a volume can be done in slabs that bring their
+ * neighbours.
+ * Voxels that are NaN count as 0, infinite ones as +-65504.
+ * out: channels x count x plane; NULL: not wanted. It must not overlap `volume`.
+ * mask: count x plane; one channel: value > *threshold, more: the largest, the lower one at a tie;
+ * NULL: not wanted.
+ * Returns an edgeseg_status. */
+EDGESEG_API int edgeseg_smooth_z(edgeseg_context* context, const float* volume, int32_t channels,
+                                 int32_t depth, int64_t plane, const float* weights, int32_t radius,
+                                 int32_t first, int32_t count, const float* threshold, int threads,
+                                 float* out, uint8_t* mask);
+
+/* Rows of interleaved 8-bit pixels of three channels that are drawn on. row_stride is in bytes and
+ * may be negative. */
+typedef struct edgeseg_canvas {
+    uint8_t* pixels;
+    ptrdiff_t row_stride;
+    int32_t width;
+    int32_t height;
+} edgeseg_canvas;
+
+/* Blends the colours of a mask into a frame, in place.
+ *
+ * mask: height x width class indices, rows `mask_stride` bytes apart; 0 and indices above `classes`
+ * are left alone.
+ * colours: classes x 3 bytes, in the order of the frame's channels.
+ * alpha: 0 to 256; a pixel of class k becomes (p * (256 - alpha) + colour * alpha + 128) >> 8.
+ * outline_px: pixels of class k with a pixel of another index at most so far away in x and in y
+ * (within the frame) get the colour itself; 0: no outline.
+ * Returns an edgeseg_status. */
+EDGESEG_API int edgeseg_blend_overlay(edgeseg_context* context, const edgeseg_canvas* frame,
+                                      const uint8_t* mask, ptrdiff_t mask_stride,
+                                      const uint8_t* colours, int32_t classes, int32_t alpha,
+                                      int32_t outline_px, int threads);
+
 #ifdef __cplusplus
 }
 #endif

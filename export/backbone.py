@@ -25,13 +25,17 @@ _VARIANT = "vit_small_patch16_dinov3_qkvb"
 
 
 class Dinov3Backbone(nn.Module):
-    """The transformer, giving four feature maps.
+    """The transformer, giving the features of some of its blocks.
 
     As Meta's ``get_intermediate_layers``: the output of each tapped block passes the final norm,
     and only its patch tokens are returned. Parameter names are timm's, without prefix.
+
+    Args:
+        config: the hyper-parameters.
+        taps: indices of the tapped blocks, ascending; the four of SegDINO by default.
     """
 
-    def __init__(self, config: BackboneConfig) -> None:
+    def __init__(self, config: BackboneConfig, taps: tuple[int, ...] | None = None) -> None:
         super().__init__()
         import timm
 
@@ -50,7 +54,7 @@ class Dinov3Backbone(nn.Module):
             qkv_bias=config.qkv_bias,
         )
         self.config = config
-        self.taps = tap_indices(config.depth)
+        self.taps = tap_indices(config.depth) if taps is None else taps
         self.cls_token = vit.cls_token
         self.reg_token = vit.reg_token
         self.patch_embed = vit.patch_embed
@@ -70,23 +74,37 @@ class Dinov3Backbone(nn.Module):
         Raises:
             InputError: H or W is not a multiple of 16.
         """
+        rows, columns = (side_px // PATCH_PX for side_px in image.shape[-2:])
+        return tuple(
+            tapped.transpose(1, 2).reshape(len(tapped), -1, rows, columns)
+            for tapped in self.tokens(image)
+        )
+
+    def tokens(self, image: Tensor) -> tuple[Tensor, ...]:
+        """The same features as `forward`'s, as tokens in the order of rows.
+
+        Returns:
+            One (N, H/16 * W/16, width) for each of ``self.taps``.
+
+        Raises:
+            InputError: H or W is not a multiple of 16.
+        """
         height_px, width_px = image.shape[-2:]
         if height_px % PATCH_PX or width_px % PATCH_PX:
             raise InputError(
                 f"the image is {height_px}x{width_px}; both must be multiples of {PATCH_PX}"
             )
         patches = self.patch_embed.proj(image)
-        batch, width, rows, columns = patches.shape
-        prefix = torch.cat((self.cls_token, self.reg_token), dim=1).expand(batch, -1, -1)
+        rows, columns = patches.shape[-2:]
+        prefix = torch.cat((self.cls_token, self.reg_token), dim=1).expand(len(patches), -1, -1)
         tokens = torch.cat((prefix, patches.flatten(2).transpose(1, 2)), dim=1)
         rope = self.rope.get_embed(shape=(rows, columns))
-        maps = []
+        tapped = []
         for index, block in enumerate(self.blocks):
             tokens = block(tokens, rope=rope)
             if index in self.taps:
-                tapped = self.norm(tokens[:, self.config.prefix_tokens :])
-                maps.append(tapped.transpose(1, 2).reshape(batch, width, rows, columns))
-        return tuple(maps)
+                tapped.append(self.norm(tokens[:, self.config.prefix_tokens :]))
+        return tuple(tapped)
 
     def load_checkpoint(self, state: Mapping[str, Tensor]) -> None:
         """Take the weights of a backbone's state dict (no prefix), in Meta's or timm's spelling.

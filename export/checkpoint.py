@@ -17,6 +17,7 @@ from torch import Tensor
 
 from edgeseg._files import sha256_file
 from edgeseg.errors import CheckpointError
+from edgeseg.export.settings import read_settings
 
 __all__ = ["StateDict", "read_state_dict"]
 
@@ -46,11 +47,27 @@ class StateDict:
     size_bytes: int
     nested_under: str | None
     """The key that held the state dict; None if the file is one."""
+    config: Any = None
+    """What lies under ``config`` beside the nested state dict, of any type the loader accepts; None
+    if there is no such key."""
 
     @property
     def shapes(self) -> dict[str, tuple[int, ...]]:
         """Name to shape of every tensor."""
         return {key: tuple(value.shape) for key, value in self.tensors.items()}
+
+    @property
+    def settings(self) -> Mapping[str, Any]:
+        """What the checkpoint says besides its tensors; empty if it says nothing.
+
+        That is the dictionary under ``config``, else the JSON object in the file of the same name
+        that ends in ``.json``. Read when asked for, since training code leaves other things under
+        such names.
+
+        Raises:
+            CheckpointError: either is there and is no plain dictionary (`edgeseg.export.settings`).
+        """
+        return read_settings(self.path, self.config)
 
 
 def read_state_dict(path: Path) -> StateDict:
@@ -70,12 +87,12 @@ def read_state_dict(path: Path) -> StateDict:
     path = Path(path)
     _check_file(path)
     content = _read_safetensors(path) if _is_safetensors(path) else _read_torch(path)
-    state, nested_under = _unwrap(content, path)
+    state, nested_under, config = _unwrap(content, path)
     tensors = _named_tensors(state, path)
     size_bytes = path.stat().st_size
     for key, value in tensors.items():
         _check_tensor(key, value, size_bytes, path)
-    return StateDict(tensors, path, sha256_file(path), size_bytes, nested_under)
+    return StateDict(tensors, path, sha256_file(path), size_bytes, nested_under, config)
 
 
 def _check_file(path: Path) -> None:
@@ -206,21 +223,22 @@ def _globals_of(pickled: bytes) -> Iterator[str]:
         position = stop
 
 
-def _unwrap(content: Any, path: Path) -> tuple[Mapping[Any, Any], str | None]:
-    """The innermost mapping that holds tensors, and the key that held it."""
-    nested_under = None
+def _unwrap(content: Any, path: Path) -> tuple[Mapping[Any, Any], str | None, Any]:
+    """The innermost mapping that holds tensors, the key that held it, and ``config`` beside it."""
+    nested_under = config = None
     for _ in range(_MAX_NESTING):
         if not isinstance(content, Mapping):
             break
         key = next((name for name in _NESTED if isinstance(content.get(name), Mapping)), None)
         if key is None:
             break
+        config = content.get("config", config)
         content, nested_under = content[key], key
     if not isinstance(content, Mapping):
         raise CheckpointError(
             f"{path} holds a {type(content).__name__}, not a state dict: save model.state_dict()"
         )
-    return content, nested_under
+    return content, nested_under, config
 
 
 def _named_tensors(state: Mapping[Any, Any], path: Path) -> dict[str, Tensor]:

@@ -8,30 +8,6 @@ namespace {
 
 constexpr size_t kTables = 8;
 
-PlainTable make_plain(int in, int out, Filter filter) {
-    PlainTable table;
-    table.first.resize(out);
-    table.count.resize(out);
-    table.offset.resize(out);
-    const Axis axis = make_axis(in, out, filter);
-    for (int i = 0; i < out; ++i) {
-        table.offset[i] = static_cast<int32_t>(table.weights.size());
-        if (in == out) {
-            // Pillow leaves out the pass of an unchanged side; a weight of 1 says the same.
-            table.first[i] = i;
-            table.count[i] = 1;
-            table.weights.push_back(kUnitWeight);
-            continue;
-        }
-        const Window window = make_window(axis, i);
-        table.first[i] = window.first;
-        table.count[i] = window.count;
-        table.weights.resize(table.weights.size() + window.count);
-        make_weights(axis, window, table.weights.data() + table.offset[i]);
-    }
-    return table;
-}
-
 // Packs the weights of sample i so that the first of them stands `lead` taps into its first group.
 void pack(const Operations& operations, const PlainTable& plain, int i, int lead, int groups,
           int32_t* words) {
@@ -83,6 +59,8 @@ PackedTable make_down(const Operations& operations, const PlainTable& plain) {
 
 }  // namespace
 
+void TableCache::reserve(int tables) { room_ = std::max(room_, static_cast<size_t>(tables)); }
+
 const AxisTables& TableCache::get(int in, int out, Filter filter) {
     ++clock_;
     for (auto& tables : tables_) {
@@ -99,7 +77,7 @@ const AxisTables& TableCache::get(int in, int out, Filter filter) {
     tables->plain = make_plain(in, out, filter);
     tables->across = make_across(operations_, tables->plain);
     tables->down = make_down(operations_, tables->plain);
-    if (tables_.size() < kTables) {
+    if (tables_.size() < room_) {
         tables_.push_back(std::move(tables));
         return *tables_.back();
     }

@@ -8,17 +8,9 @@
 
 #include "edgeseg/resample.h"
 #include "isa.h"
+#include "plain_table.h"
 
 namespace edgeseg {
-
-// Weights as Pillow has them: `count[i]` values from `weights[offset[i]]` on, applied to the source
-// samples from `first[i]` on.
-struct PlainTable {
-    std::vector<int32_t> first;
-    std::vector<int32_t> count;
-    std::vector<int32_t> offset;
-    std::vector<int32_t> weights;
-};
 
 // Weights in groups of four taps, each group packed into `words_per_group` words for one
 // instruction set. Taps outside the window have weight 0.
@@ -53,12 +45,16 @@ class TableCache {
   public:
     explicit TableCache(const Operations& operations) : operations_(operations) {}
 
-    // Valid until the eighth other table from now is asked for.
+    // Makes room for `tables` tables in use at once.
+    void reserve(int tables);
+
+    // Valid until as many others as there is room for (eight at least) have been asked for.
     const AxisTables& get(int in, int out, Filter filter);
 
   private:
     const Operations& operations_;
     uint64_t clock_ = 0;
+    size_t room_ = 8;
     std::vector<std::unique_ptr<AxisTables>> tables_;
 };
 

@@ -42,7 +42,7 @@ HOMES = {
     "tensorrt": (PROBE,),
     "triton": (),
     "av": ("edgeseg.video", PROBE),
-    "nibabel": (),
+    "nibabel": ("edgeseg.volume",),
     "PIL": ("edgeseg.bench",),
     "scipy": ("edgeseg.bench",),
     "rich": ("edgeseg.cli", "edgeseg.bench"),

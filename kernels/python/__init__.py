@@ -12,5 +12,6 @@ from __future__ import annotations
 
 from edgeseg.kernels._library import LibraryInfo, library_info
 from edgeseg.kernels._resize import resize_normalize, resize_u8
+from edgeseg.kernels._views import resize_normalize_views
 
-__all__ = ["LibraryInfo", "library_info", "resize_normalize", "resize_u8"]
+__all__ = ["LibraryInfo", "library_info", "resize_normalize", "resize_normalize_views", "resize_u8"]

@@ -13,7 +13,17 @@ from edgeseg.errors import InputError
 from edgeseg.kernels._library import MAX_SIDE_PX, MAX_THREADS, Frame, Library, library
 from edgeseg.spec import RoiSpec
 
-__all__ = ["Resample", "crop", "resize_normalize", "resize_u8"]
+__all__ = [
+    "Resample",
+    "as_rows",
+    "check_normalization",
+    "check_size",
+    "crop",
+    "describe",
+    "filter_index",
+    "resize_normalize",
+    "resize_u8",
+]
 
 Resample = Literal["bilinear", "bicubic"]
 
@@ -61,19 +71,14 @@ def resize_normalize(
         InputError: an argument is not as described, or ``roi`` leaves the frame.
         NativeLibraryError: the compiled library is missing or of another version.
     """
-    _check_size(height_px, width_px, threads)
-    if len(mean) != 3 or len(std) != 3:
-        raise InputError(f"mean and std have three values (R, G, B), got {mean} and {std}")
-    if not (math.isfinite(scale) and scale > 0 and all(math.isfinite(m) for m in mean)):
-        raise InputError(f"scale must be positive and mean finite, got {scale} and {mean}")
-    if not all(math.isfinite(s) and s > 0 for s in std):
-        raise InputError(f"std must be positive and finite, got {std}")
-    region = _rows(crop(frame, roi))
+    check_size(height_px, width_px, threads)
+    check_normalization(scale, mean, std)
+    region = as_rows(crop(frame, roi))
     result = _output(out, height_px, width_px)
     (native or library()).resize_normalize(
-        _describe(region),
+        describe(region),
         (height_px, width_px),
-        _filter(resample),
+        filter_index(resample),
         scale=scale,
         mean=mean,
         std=std,
@@ -115,11 +120,11 @@ def resize_u8(
         InputError: an argument is not as described, or ``roi`` leaves the frame.
         NativeLibraryError: the compiled library is missing or of another version.
     """
-    _check_size(height_px, width_px, threads)
-    region = _rows(crop(frame, roi))
+    check_size(height_px, width_px, threads)
+    region = as_rows(crop(frame, roi))
     result = np.empty((height_px, width_px, 3), np.uint8)
     (native or library()).resize_u8(
-        _describe(region), (height_px, width_px), _filter(resample), threads, result.ctypes.data
+        describe(region), (height_px, width_px), filter_index(resample), threads, result.ctypes.data
     )
     return result
 
@@ -147,7 +152,12 @@ def crop(frame: npt.NDArray[np.uint8], roi: RoiSpec | None) -> npt.NDArray[np.ui
     return frame[roi.y_px : roi.y_px + roi.height_px, roi.x_px : roi.x_px + roi.width_px]
 
 
-def _check_size(height_px: int, width_px: int, threads: int) -> None:
+def check_size(height_px: int, width_px: int, threads: int) -> None:
+    """Refuse a size of results, or a number of threads, that the library does not take.
+
+    Raises:
+        InputError: saying which.
+    """
     if not (1 <= height_px <= MAX_SIDE_PX and 1 <= width_px <= MAX_SIDE_PX):
         raise InputError(
             f"the sides of the result are 1 to {MAX_SIDE_PX} pixels, got {height_px}x{width_px}"
@@ -156,7 +166,26 @@ def _check_size(height_px: int, width_px: int, threads: int) -> None:
         raise InputError(f"threads must be 1 to {MAX_THREADS}, got {threads}")
 
 
-def _filter(resample: str) -> int:
+def check_normalization(scale: float, mean: Sequence[float], std: Sequence[float]) -> None:
+    """Refuse what is no normalisation of three channels.
+
+    Raises:
+        InputError: saying why.
+    """
+    if len(mean) != 3 or len(std) != 3:
+        raise InputError(f"mean and std have three values (R, G, B), got {mean} and {std}")
+    if not (math.isfinite(scale) and scale > 0 and all(math.isfinite(m) for m in mean)):
+        raise InputError(f"scale must be positive and mean finite, got {scale} and {mean}")
+    if not all(math.isfinite(s) and s > 0 for s in std):
+        raise InputError(f"std must be positive and finite, got {std}")
+
+
+def filter_index(resample: str) -> int:
+    """The ``edgeseg_filter`` of that name.
+
+    Raises:
+        InputError: there is none.
+    """
     try:
         return _FILTERS[resample]
     except KeyError:
@@ -165,14 +194,15 @@ def _filter(resample: str) -> int:
         ) from None
 
 
-def _rows(region: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+def as_rows(region: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
     """The region with interleaved pixels in each row; rows may be any distance apart."""
     if region.strides[1:] == (3, 1):
         return region
     return np.ascontiguousarray(region)
 
 
-def _describe(region: npt.NDArray[np.uint8]) -> Frame:
+def describe(region: npt.NDArray[np.uint8]) -> Frame:
+    """The ``edgeseg_frame`` of what ``as_rows`` gave; it does not keep the array alive."""
     height, width = region.shape[:2]
     return Frame(region.ctypes.data, region.strides[0], width, height)
 

@@ -20,10 +20,22 @@ void interleave(const uint8_t* planes, size_t stride, int width, uint8_t* pixels
     }
 }
 
+void reverse(const float* __restrict row, int width, float* __restrict out) {
+    for (int x = 0; x < width; ++x) out[x] = row[width - 1 - x];
+}
+
+// Where row `y` of a channel goes in copy `copy`.
+float* row_in(const Target& target, int copy, int channel, int y) {
+    const bool upside_down = target.flips != nullptr && (target.flips[copy] & EDGESEG_FLIP_V);
+    const size_t plane = size_t(3) * copy + target.normalization->plane_of[channel];
+    const int row = upside_down ? target.height - 1 - y : y;
+    return target.planes + (plane * target.height + row) * target.width;
+}
+
 }  // namespace
 
-void Resizer::run(const edgeseg_frame& frame, int width, int height, Filter filter, int threads,
-                  const Target& target) {
+Resizer::Job Resizer::plan(const edgeseg_frame& frame, const Target& target, Filter filter) {
+    const int width = target.width, height = target.height;
     Job job;
     job.frame = frame;
     job.width = width;
@@ -47,25 +59,51 @@ void Resizer::run(const edgeseg_frame& frame, int width, int height, Filter filt
     job.tail_bytes = size_t(std::max<int64_t>(3 * std::max<int64_t>(columns_behind, 0) + reach,
                                               row_bytes - int64_t(3) * job.tail_first));
 
-    threads = std::max(1, std::min(threads, (height + kSmallestBand - 1) / kSmallestBand));
+    job.plain_copy = 0;
+    if (target.flips != nullptr) {
+        const int32_t* const end = target.flips + target.flip_count;
+        const int32_t* const found = std::find_if(
+            target.flips, end, [](int32_t flips) { return (flips & EDGESEG_FLIP_H) == 0; });
+        job.plain_copy = found != end ? static_cast<int>(found - target.flips) : -1;
+    }
+    return job;
+}
+
+void Resizer::run(const edgeseg_frame& frame, const Target* targets, int count, Filter filter,
+                  int threads) {
+    const auto bands_of = [](int height) { return (height + kSmallestBand - 1) / kSmallestBand; };
+    int most = 0;
+    for (int i = 0; i < count; ++i) most += bands_of(targets[i].height);
+    threads = std::max(1, std::min(threads, most));
     pool_.reserve(threads);
     if (scratch_.size() < static_cast<size_t>(threads)) scratch_.resize(threads);
-    for (int worker = 0; worker < threads; ++worker) prepare(job, scratch_[worker]);
-
-    int bands = 1;
-    if (threads > 1) {
-        bands = std::min(kBandsPerThread * threads, (height + kSmallestBand - 1) / kSmallestBand);
+    cache_.reserve(2 * count);
+    jobs_.clear();
+    int bands = 0;
+    for (int i = 0; i < count; ++i) {
+        Job job = plan(frame, targets[i], filter);
+        job.first_band = bands;
+        job.bands =
+            threads > 1 ? std::min(kBandsPerThread * threads, bands_of(targets[i].height)) : 1;
+        bands += job.bands;
+        for (int worker = 0; worker < threads; ++worker) prepare(job, scratch_[worker]);
+        jobs_.push_back(job);
     }
     pool_.run(bands, threads, [&](int index, int worker) {
+        const Job& job = *std::find_if(jobs_.begin(), jobs_.end(), [&](const Job& candidate) {
+            return index < candidate.first_band + candidate.bands;
+        });
         // Bands of the vertical-first order begin at multiples of four rows.
         const auto edge = [&](int i) {
-            return i == bands ? height : static_cast<int>(int64_t(height) * i / bands) / 4 * 4;
+            return i == job.bands ? job.height
+                                  : static_cast<int>(int64_t(job.height) * i / job.bands) / 4 * 4;
         };
+        const int number = index - job.first_band;
         Scratch& scratch = scratch_[worker];
         if (job.vertical_first) {
-            band_vertical_first(job, edge(index), edge(index + 1), scratch);
+            band_vertical_first(job, edge(number), edge(number + 1), scratch);
         } else {
-            band(job, edge(index), edge(index + 1), scratch);
+            band(job, edge(number), edge(number + 1), scratch);
         }
     });
 }
@@ -81,6 +119,27 @@ void Resizer::prepare(const Job& job, Scratch& scratch) const {
     grow(scratch.tails, 4 * job.tail_bytes);
     grow(scratch.planes, size_t(3) * padded(job.width));
     if (job.vertical_first) grow(scratch.rows, size_t(12) * job.frame.width);
+    if (job.plain_copy < 0) grow(scratch.row, job.width);
+}
+
+// Where to compute row `y` of a channel: in the copy that is not reversed, or on the side.
+float* Resizer::row_of(const Job& job, int channel, int y, Scratch& scratch) const {
+    return job.plain_copy < 0 ? scratch.row.data()
+                              : row_in(*job.target, job.plain_copy, channel, y);
+}
+
+// Writes the row into the other copies while the caches hold it.
+void Resizer::mirror(const Job& job, int channel, int y, const float* row) const {
+    const Target& target = *job.target;
+    for (int copy = 0; copy < target.flip_count; ++copy) {
+        if (copy == job.plain_copy) continue;
+        float* out = row_in(target, copy, channel, y);
+        if (target.flips[copy] & EDGESEG_FLIP_H) {
+            reverse(row, job.width, out);
+        } else {
+            std::memcpy(out, row, sizeof(float) * job.width);
+        }
+    }
 }
 
 void Resizer::across(const Job& job, const uint8_t* const rows[4], Scratch& scratch,
@@ -132,9 +191,11 @@ void Resizer::band(const Job& job, int begin, int end, Scratch& scratch) const {
                 operations_.down_u8(scratch.groups.data(), stop - first, weights, width,
                                     scratch.planes.data() + size_t(c) * padded(width));
             } else {
-                float* plane = target.planes + size_t(target.plane_of[c]) * job.height * width;
+                const Normalization& normalization = *target.normalization;
+                float* row = row_of(job, c, y, scratch);
                 operations_.down_f32(scratch.groups.data(), stop - first, weights, width,
-                                     target.affine[c], target.table[c], plane + size_t(y) * width);
+                                     normalization.affine[c], normalization.table[c], row);
+                mirror(job, c, y, row);
             }
         }
         if (target.pixels != nullptr) {
@@ -169,9 +230,10 @@ void Resizer::band_vertical_first(const Job& job, int begin, int end, Scratch& s
                     uint8_t* pixels = target.pixels + size_t(y + r) * 3 * width + c;
                     for (int x = 0; x < width; ++x) pixels[3 * x] = source[4 * x];
                 } else {
-                    float* plane = target.planes + size_t(target.plane_of[c]) * job.height * width +
-                                   size_t(y + r) * width;
-                    for (int x = 0; x < width; ++x) plane[x] = target.table[c][source[4 * x]];
+                    const float* table = target.normalization->table[c];
+                    float* row = row_of(job, c, y + r, scratch);
+                    for (int x = 0; x < width; ++x) row[x] = table[source[4 * x]];
+                    mirror(job, c, y + r, row);
                 }
             }
         }

@@ -6,8 +6,6 @@
 namespace edgeseg {
 namespace {
 
-constexpr size_t kTables = 8;
-
 // Packs the weights of sample i so that the first of them stands `lead` taps into its first group.
 void pack(const Operations& operations, const PlainTable& plain, int i, int lead, int groups,
           int32_t* words) {

@@ -10,8 +10,18 @@ The compiled library is loaded on first use. There is no fallback: without it th
 
 from __future__ import annotations
 
+from edgeseg.kernels._fuse import Fused, View, fuse_views
 from edgeseg.kernels._library import LibraryInfo, library_info
 from edgeseg.kernels._resize import resize_normalize, resize_u8
 from edgeseg.kernels._views import resize_normalize_views
 
-__all__ = ["LibraryInfo", "library_info", "resize_normalize", "resize_normalize_views", "resize_u8"]
+__all__ = [
+    "Fused",
+    "LibraryInfo",
+    "View",
+    "fuse_views",
+    "library_info",
+    "resize_normalize",
+    "resize_normalize_views",
+    "resize_u8",
+]

@@ -32,6 +32,7 @@ from edgeseg import model as models
 from edgeseg._files import atomic_file
 from edgeseg.model import Model
 from edgeseg.overlay import Overlay, default_colours
+from edgeseg.temporal import Memory
 from edgeseg.video import SinkSpec, Stage, open_sink, open_source, run_pipeline
 from edgeseg.video.stages import Picture, Segmenter, frame_stages
 
@@ -106,9 +107,10 @@ class SleepingEngine:
         frame_hw_px: tuple[int, ...],
         *,
         threshold: float | None = None,
+        memory: Memory | None = None,
     ) -> Any:
         """The model's."""
-        return self._model.read_out(outputs, frame_hw_px, threshold=threshold)
+        return self._model.read_out(outputs, frame_hw_px, threshold=threshold, memory=memory)
 
 
 def measure(

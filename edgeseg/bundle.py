@@ -2,7 +2,7 @@
 
     manifest.json   what it is (``edgeseg.spec.Manifest``), with the SHA-256 of every other file
     *.onnx          the variants
-    golden.npz      generated frames and the FP32 model's logits for them
+    golden.npz      generated frames and the FP32 model's answers to them
     report.html     for a person
     SHA256SUMS      hashes of all files, the manifest included; ``sha256sum -c SHA256SUMS`` reads it
 
@@ -14,7 +14,7 @@ from __future__ import annotations
 import contextlib
 import json
 import zipfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,8 @@ __all__ = [
 SUFFIX = ".edgeseg"
 MANIFEST_FILE = "manifest.json"
 GOLDEN_FILE = "golden.npz"
+_OUTPUT = "output."
+"""Before the name of an output in ``golden.npz``."""
 REPORT_FILE = "report.html"
 SUMS_FILE = "SHA256SUMS"
 
@@ -61,10 +63,15 @@ _GOLDEN_LIMIT_BYTES = 1 << 30
 
 @dataclass(frozen=True)
 class Golden:
-    """Frames with known answers: uint8 (N, h, w, 3) BGR, and float32 (N, C, H, W) FP32 logits."""
+    """Frames with known answers.
+
+    Attributes:
+        frames: uint8 (N, h, w, 3), BGR.
+        outputs: for each output of the FP32 graph, float32 (N, *shape of the output).
+    """
 
     frames: npt.NDArray[np.uint8]
-    logits: npt.NDArray[np.float32]
+    outputs: Mapping[str, npt.NDArray[np.float32]]
 
 
 @dataclass(frozen=True)
@@ -119,13 +126,21 @@ class Bundle:
             if size > _GOLDEN_LIMIT_BYTES:
                 raise BundleError(f"{path} would unpack to {size} bytes")
             with np.load(path, allow_pickle=False) as arrays:
-                golden = Golden(arrays["frames"], arrays["logits"])
+                outputs = {
+                    name.removeprefix(_OUTPUT): arrays[name]
+                    for name in arrays.files
+                    if name.startswith(_OUTPUT)
+                }
+                golden = Golden(arrays["frames"], outputs)
         except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
             raise BundleError(f"{path} holds no golden frames: {error}") from error
         if golden.frames.dtype != np.uint8 or golden.frames.ndim != 4 or len(golden.frames) == 0:
             raise BundleError(f"{path}: frames are {golden.frames.dtype} {golden.frames.shape}")
-        if golden.logits.dtype != np.float32 or len(golden.logits) != len(golden.frames):
-            raise BundleError(f"{path}: logits are {golden.logits.dtype} {golden.logits.shape}")
+        if not golden.outputs:
+            raise BundleError(f"{path} holds no answers to its golden frames")
+        for name, answer in golden.outputs.items():
+            if answer.dtype != np.float32 or answer.shape[:1] != golden.frames.shape[:1]:
+                raise BundleError(f"{path}: {name} is {answer.dtype} {answer.shape}")
         return golden
 
 
@@ -209,8 +224,9 @@ def new_bundle(path: Path, *, force: bool) -> Iterator[Path]:
 
 
 def write_golden(folder: Path, golden: Golden) -> None:
-    """Store the golden frames and logits in a bundle under construction."""
-    np.savez_compressed(folder / GOLDEN_FILE, frames=golden.frames, logits=golden.logits)
+    """Store the golden frames and answers in a bundle under construction."""
+    named: dict[str, Any] = {f"{_OUTPUT}{name}": answer for name, answer in golden.outputs.items()}
+    np.savez_compressed(folder / GOLDEN_FILE, frames=golden.frames, **named)
 
 
 def seal(folder: Path, manifest: Manifest) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 
@@ -14,19 +15,22 @@ import numpy.typing as npt
 
 from edgeseg._closing import Closing
 from edgeseg.backends import BackendChoice, EngineOptions, Hint, choose_backend, open_engine
-from edgeseg.backends.base import Array
+from edgeseg.backends.base import Array, Engine
 from edgeseg.bundle import Bundle, read_bundle
 from edgeseg.errors import BackendError
 from edgeseg.golden import check_golden
-from edgeseg.preprocess import Preprocessor, check_frame
-from edgeseg.readout import activate, mask_from_logits, resize_logits
-from edgeseg.spec import Precision, ReadoutSpec, RoiSpec
+from edgeseg.preprocess import Preprocessor
+from edgeseg.reader import Reader, Reading
+from edgeseg.settings import Settings
+from edgeseg.spec import Precision, PreprocessSpec, ReadoutSpec, RoiSpec, Variant
+from edgeseg.temporal import Memory
 
 __all__ = ["Model", "Result", "open"]
 
 _log = logging.getLogger(__name__)
 
 Frame = npt.NDArray[np.uint8]
+_AS_BUILT = Settings()
 
 
 class Result:
@@ -38,18 +42,17 @@ class Result:
     """
 
     def __init__(
-        self,
-        mask: npt.NDArray[np.uint8],
-        logits: npt.NDArray[np.float32],
-        spec: ReadoutSpec,
-        roi: RoiSpec | None,
-        timings_ms: Mapping[str, float],
+        self, reading: Reading, frame_hw_px: tuple[int, int], roi: RoiSpec | None = None
     ) -> None:
-        self.mask = mask
-        self.timings_ms = dict(timings_ms)
-        self._logits = logits
-        self._spec = spec
+        """Lay what was read from the region of interest (None: the frame) into the frame."""
+        self.timings_ms: dict[str, float] = {}
+        self._reading = reading
         self._roi = roi
+        if roi is None:
+            self.mask = reading.mask
+        else:
+            self.mask = np.zeros(frame_hw_px, np.uint8)
+            self.mask[_window(roi)] = reading.mask
 
     @cached_property
     def probability(self) -> npt.NDArray[np.float32]:
@@ -57,7 +60,7 @@ class Result:
 
         Outside a region of interest the background is certain.
         """
-        inside = activate(self._logits, self._spec)
+        inside = self._reading.probability()
         if self._roi is None:
             return inside
         full = np.zeros((*inside.shape[:-2], *self.mask.shape), np.float32)
@@ -97,24 +100,38 @@ class Model(Closing):
     """
 
     def __init__(
-        self, bundle: Bundle, precision: str, choice: BackendChoice, options: EngineOptions
+        self,
+        bundle: Bundle,
+        precision: str,
+        choice: BackendChoice,
+        options: EngineOptions,
+        settings: Settings = _AS_BUILT,
     ):
         self.bundle = bundle
         self.manifest = bundle.manifest
         self.classes = bundle.manifest.classes
         self.choice = choice
         self.variant = bundle.variant(precision, choice.name)
-        self.roi = bundle.manifest.preprocess.roi
-        self._preprocessor = Preprocessor(bundle.manifest.preprocess)
-        self.engine = open_engine(bundle.file(self.variant.file), choice.name, options)
+        self.preprocess_spec = settings.preprocess(bundle.manifest.preprocess)
+        """With the views in use, which may be fewer than the bundle's."""
+        self.readout = settings.readout(bundle.manifest.readout)
+        """The read-out in use."""
+        self.roi = self.preprocess_spec.roi
+        self._ports = _Ports(bundle.manifest.preprocess, self.preprocess_spec, self.variant)
+        self.engine = open_engine(
+            bundle.file(self.variant.file), choice.name, self._ports.options(options)
+        )
         try:
-            if self.engine.inputs[0].shape != self.variant.inputs[0].shape:
-                raise BackendError(
-                    f"{self.variant.file} takes {self.engine.inputs[0].shape}, "
-                    f"the manifest says {self.variant.inputs[0].shape}"
-                )
+            fed, rows, golden_rows = self._ports.fit(self.engine)
+            self._preprocessor = Preprocessor(fed)
+            self._reader = Reader(self.preprocess_spec, self.readout, rows=rows)
             self.golden_error = check_golden(
-                self.engine, bundle.golden(), self.preprocess, self.variant, choice.name
+                self.engine,
+                bundle.golden(),
+                self.preprocess,
+                self.variant,
+                choice.name,
+                rows=golden_rows,
             )
         except BaseException:
             self.engine.close()
@@ -154,16 +171,12 @@ class Model(Closing):
 
     def preprocess(self, frame: Frame) -> dict[str, Array]:
         """The engine's inputs for a frame."""
-        return {self.engine.inputs[0].name: self._preprocessor(frame)}
+        tensors = self._preprocessor.tensors(frame)
+        return {port.name: value for port, value in zip(self.engine.inputs, tensors, strict=True)}
 
     def infer(self, tensors: Mapping[str, Array]) -> dict[str, Array]:
         """The engine's outputs for its inputs."""
         return self.engine.infer(tensors)
-
-    def logits(self, frame: Frame) -> npt.NDArray[np.float32]:
-        """Logits at the network's own output size: float32 (C, h, w)."""
-        check_frame(frame)
-        return self._logits(self.infer(self.preprocess(frame)))
 
     def read_out(
         self,
@@ -171,25 +184,122 @@ class Model(Closing):
         frame_hw_px: tuple[int, ...],
         *,
         threshold: float | None = None,
+        memory: Memory | None = None,
     ) -> Result:
-        """Turn the engine's outputs into a result of the frame's size (height, width)."""
-        height, width = frame_hw_px[0], frame_hw_px[1]
-        spec, roi = self.manifest.readout, self.roi
-        target = (height, width) if roi is None else (roi.height_px, roi.width_px)
-        resized = resize_logits(self._logits(outputs), *target, align_corners=spec.align_corners)
-        mask = mask_from_logits(resized, spec, threshold)
-        if roi is not None:
-            inside, mask = mask, np.zeros((height, width), np.uint8)
-            mask[_window(roi)] = inside
-        return Result(mask, resized, spec, roi, {})
+        """Turn the engine's outputs into a result of the frame's size (height, width).
 
-    def _logits(self, outputs: Mapping[str, Array]) -> npt.NDArray[np.float32]:
-        logits: npt.NDArray[np.float32] = outputs[self.engine.outputs[0].name][0]
-        return logits
+        With a ``memory`` (``TemporalSmoother.step``) probabilities are smoothed over the frames of
+        a video, which then must come in order.
+        """
+        height, width = frame_hw_px[0], frame_hw_px[1]
+        roi = self.roi
+        target = (height, width) if roi is None else (roi.height_px, roi.width_px)
+        reading = self._reader.read(
+            self._in_order(outputs), target, threshold=threshold, memory=memory
+        )
+        return Result(reading, (height, width), roi)
+
+    def read_grid(
+        self,
+        outputs: Mapping[str, Array],
+        *,
+        threshold: float | None = None,
+        readout: ReadoutSpec | None = None,
+    ) -> Reading:
+        """Mask and probabilities on the model's own grid, of the region of interest alone.
+
+        Args:
+            outputs: the engine's.
+            threshold: as for calling the model.
+            readout: read them so instead of as ``self.readout`` says.
+        """
+        reader = self._reader if readout is None else self._reader.reading_as(readout)
+        return reader.read(self._in_order(outputs), threshold=threshold)
+
+    def _in_order(self, outputs: Mapping[str, Array]) -> list[Array]:
+        return [outputs[port.name] for port in self.engine.outputs]
 
     def close(self) -> None:
         """Free the engine."""
         self.engine.close()
+
+
+class _Ports:
+    """Which of a variant's inputs and outputs the chosen views need.
+
+    Views and the variant's inputs and outputs stand in the same order; a bundle without views has
+    one of each.
+    """
+
+    def __init__(self, built: PreprocessSpec, chosen: PreprocessSpec, variant: Variant) -> None:
+        self._chosen = chosen
+        self._variant = variant
+        sizes = [view.name for view in built.views]
+        self._indices = [sizes.index(view.name) for view in chosen.views]
+        self._built = [built.views[index] for index in self._indices]
+
+    def options(self, options: EngineOptions) -> EngineOptions:
+        """What to ask of the backend."""
+        if not self._built or (
+            len(self._built) == len(self._variant.inputs) and self._built == [*self._chosen.views]
+        ):
+            return options
+        fewer = len(self._chosen.views[0].flips)
+        return dataclasses.replace(
+            options,
+            inputs=tuple(self._variant.inputs[index].name for index in self._indices),
+            outputs=tuple(self._variant.outputs[index].name for index in self._indices),
+            batch=fewer if fewer < len(self._built[0].flips) else None,
+        )
+
+    def fit(
+        self, engine: Engine
+    ) -> tuple[PreprocessSpec, list[list[int]] | None, dict[str, list[int]] | None]:
+        """What the engine really takes.
+
+        Returns:
+            The preprocessing of its inputs, the rows of each of its outputs that the chosen views
+            are, and the rows of the recorded golden answers that it computes.
+
+        Raises:
+            BackendError: its inputs are not those of the manifest.
+        """
+        wanted = (
+            [self._variant.inputs[index] for index in self._indices]
+            if self._built
+            else list(self._variant.inputs)
+        )
+        if [port.name for port in engine.inputs] != [spec.name for spec in wanted]:
+            raise BackendError(
+                f"{self._variant.file} takes {', '.join(port.name for port in engine.inputs)}, "
+                f"the manifest says {', '.join(spec.name for spec in wanted)}"
+            )
+        if not self._built:
+            self._check_shapes(engine, [spec.shape for spec in wanted])
+            return self._chosen, None, None
+        positions = [
+            [built.flips.index(flip) for flip in view.flips]
+            for built, view in zip(self._built, self._chosen.views, strict=True)
+        ]
+        if engine.inputs[0].shape[0] == len(self._chosen.views[0].flips):
+            shapes = [
+                (len(view.flips), *spec.shape[1:])
+                for view, spec in zip(self._chosen.views, wanted, strict=True)
+            ]
+            self._check_shapes(engine, shapes)
+            names = [port.name for port in engine.outputs]
+            return self._chosen, None, dict(zip(names, positions, strict=True))
+        # The library keeps the batch it was built for: all flips are computed, some are read.
+        self._check_shapes(engine, [spec.shape for spec in wanted])
+        return dataclasses.replace(self._chosen, views=tuple(self._built)), positions, None
+
+    def _check_shapes(self, engine: Engine, shapes: Sequence[tuple[int, ...]]) -> None:
+        for port, shape in zip(engine.inputs, shapes, strict=True):
+            if port.shape != shape:
+                raise BackendError(
+                    f"{self._variant.file} takes {port.name} of {port.shape}, the manifest says "
+                    f"{shape}"
+                )
 
 
 def _window(roi: RoiSpec) -> tuple[slice, slice]:
@@ -207,6 +317,7 @@ def open(
     precision: Precision | None = None,
     threads: int | None = None,
     hint: Hint = "latency",
+    settings: Settings = _AS_BUILT,
 ) -> Model:
     """Open a bundle: verify it, load its engine, run its self-test.
 
@@ -217,10 +328,11 @@ def open(
         precision: one that the bundle holds; None for what it was built for.
         threads: CPU threads of the engine; None lets the library choose.
         hint: ``latency`` for one frame at a time, ``throughput`` for several at once.
+        settings: fewer views, or another read-out, than the bundle's.
 
     Raises:
         BundleError, BundleIntegrityError: the folder is not a whole bundle.
-        UsageError: it has no such precision.
+        UsageError: it has no such precision, or the settings do not fit it.
         BackendUnavailableError: the backend or device is not on this machine.
         GoldenMismatchError: the engine loads and computes something else.
     """
@@ -228,4 +340,4 @@ def open(
     wanted = precision or bundle.manifest.precision
     served = bundle.backends(wanted)
     choice = choose_backend(backend, device, served, f"{bundle.path.name} ({wanted})")
-    return Model(bundle, wanted, choice, EngineOptions(device, threads, hint))
+    return Model(bundle, wanted, choice, EngineOptions(device, threads, hint), settings)

@@ -1,4 +1,7 @@
-"""The one definition of the read-out: logits to probabilities to masks."""
+"""The one definition of the read-out of one view: logits to probabilities to masks.
+
+``edgeseg.reader`` puts it together with fusion, regularisation and smoothing.
+"""
 
 from __future__ import annotations
 
@@ -12,7 +15,7 @@ import numpy.typing as npt
 from edgeseg.errors import InputError
 from edgeseg.spec import ReadoutSpec
 
-__all__ = ["activate", "mask_from_logits", "resize_logits"]
+__all__ = ["activate", "mask_from_logits", "mask_from_probability", "resize_logits"]
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -101,6 +104,14 @@ def mask_from_logits(
     if threshold is not None:
         raise InputError("a threshold has no meaning for several classes, which compete by argmax")
     return _argmax(logits)
+
+
+def mask_from_probability(probability: FloatArray, threshold: float) -> npt.NDArray[np.uint8]:
+    """Class index of each pixel of (H, W) or (C, H, W) probabilities, as ``mask_from_logits``."""
+    if probability.ndim == 2:
+        above: npt.NDArray[np.uint8] = (probability > threshold).view(np.uint8)
+        return above
+    return _argmax(probability)
 
 
 def _argmax(logits: Sequence[FloatArray] | FloatArray) -> npt.NDArray[np.uint8]:

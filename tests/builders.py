@@ -121,6 +121,8 @@ def tiny_bundle(
     ]
     with new_bundle(path, force=False) as folder:
         tiny_onnx(folder / "fp32.onnx", height_px, width_px, channels)
-        write_golden(folder, Golden(frames, np.stack(logits).astype(np.float32)))
+        write_golden(
+            folder, Golden(frames, {"logits": np.stack(logits)[:, None].astype(np.float32)})
+        )
         seal(folder, manifest)
     return path

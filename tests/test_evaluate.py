@@ -17,6 +17,7 @@ from PIL import Image
 from edgeseg.dataset import DataFolder
 from edgeseg.errors import BackendError, DataError, InputError, OutputError, UsageError
 from edgeseg.metrics import Score, evaluate_mask
+from edgeseg.reader import Reader
 from edgeseg.spec import RoiSpec
 from edgeseg.workflows._case_pictures import case_picture
 from edgeseg.workflows.evaluate import evaluate, mask_at_model_size, score_cases
@@ -195,7 +196,15 @@ def test_a_case_picture_shows_image_truth_and_prediction(size):
 
 def stand_in(manifest, values: np.ndarray):
     """A segmenter that answers every frame with the same logits."""
-    return SimpleNamespace(manifest=manifest, logits=lambda frame: values)
+    reader = Reader(manifest.preprocess, manifest.readout)
+    return SimpleNamespace(
+        manifest=manifest,
+        preprocess=lambda frame: {},
+        infer=lambda tensors: {"logits": values[None]},
+        read_grid=lambda outputs, threshold=None: reader.read(
+            list(outputs.values()), threshold=threshold
+        ),
+    )
 
 
 def test_logits_smaller_than_the_input_are_resized_to_it():

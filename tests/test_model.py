@@ -128,7 +128,7 @@ def test_an_unknown_precision_is_refused(bundle: Path) -> None:
 def _with_golden(path: Path, logits: np.ndarray, frames: np.ndarray) -> Path:
     with new_bundle(path, force=False) as folder:
         tiny_onnx(folder / "fp32.onnx")
-        write_golden(folder, Golden(frames, logits))
+        write_golden(folder, Golden(frames, {"logits": logits}))
         seal(folder, tiny_manifest())
     return path
 
@@ -139,11 +139,11 @@ def test_an_engine_that_disagrees_with_its_golden_frames_is_refused(
     from edgeseg.bundle import read_bundle
 
     golden = read_bundle(bundle).golden()
-    off = golden.logits * np.float32(1.01)
+    off = golden.outputs["logits"] * np.float32(1.01)
     with pytest.raises(GoldenMismatchError, match=r"fp32 on openvino .* allowed 0\.001"):
         edgeseg.open(_with_golden(tmp_path / "off.edgeseg", off, golden.frames))
-    poisoned = golden.logits.copy()
-    poisoned[1, 0, 3, 4] = np.nan
+    poisoned = golden.outputs["logits"].copy()
+    poisoned[1, 0, 0, 3, 4] = np.nan
     with pytest.raises(GoldenMismatchError, match="nan"):
         edgeseg.open(_with_golden(tmp_path / "nan.edgeseg", poisoned, golden.frames))
 

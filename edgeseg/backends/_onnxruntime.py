@@ -6,6 +6,8 @@ import os
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from edgeseg._machine import cpu_name
 from edgeseg._optional import require
 from edgeseg.backends.base import Array, Engine, EngineInfo, EngineOptions, layout_of_rank
@@ -68,9 +70,20 @@ class OnnxRuntimeEngine(Engine):
             raise BackendUnavailableError(
                 f"ONNX Runtime could not start {provider}; see its log for the missing library"
             )
+        self._run_options = ort.RunOptions()
+        # Nodes that lead to none of the wanted outputs are left out.
+        self._run_options.add_run_config_entry("only_execute_path_to_fetches", "1")
+        inputs = tuple(_spec(port) for port in self._session.get_inputs())
+        outputs = tuple(_spec(port) for port in self._session.get_outputs())
+        # The library asks for every input all the same.
+        self._unread = {
+            spec.name: np.zeros(spec.shape, spec.dtype)
+            for spec in inputs
+            if not _wanted(spec, options.inputs)
+        }
         super().__init__(
-            tuple(_spec(port) for port in self._session.get_inputs()),
-            tuple(_spec(port) for port in self._session.get_outputs()),
+            tuple(spec for spec in inputs if _wanted(spec, options.inputs)),
+            tuple(spec for spec in outputs if _wanted(spec, options.outputs)),
             EngineInfo(
                 backend="onnxruntime",
                 version=version(),
@@ -85,12 +98,17 @@ class OnnxRuntimeEngine(Engine):
     def _infer(self, inputs: dict[str, Array]) -> dict[str, Array]:
         names = [spec.name for spec in self.outputs]
         try:
-            return dict(zip(names, self._session.run(names, inputs), strict=True))
+            answers = self._session.run(names, {**inputs, **self._unread}, self._run_options)
+            return dict(zip(names, answers, strict=True))
         except Exception as error:
             raise BackendError(f"ONNX Runtime failed while running: {error}") from error
 
     def _close(self) -> None:
         self._session = None
+
+
+def _wanted(spec: TensorSpec, names: tuple[str, ...] | None) -> bool:
+    return names is None or spec.name in names
 
 
 def _spec(port: Any) -> TensorSpec:

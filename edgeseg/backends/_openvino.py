@@ -65,7 +65,9 @@ class OpenVinoEngine(Engine):
         if options.threads is not None and options.device == "CPU":
             config["INFERENCE_NUM_THREADS"] = options.threads
         try:
-            self._compiled = core.compile_model(str(path), options.device, config)
+            self._compiled = core.compile_model(
+                _cut(ov, core.read_model(str(path)), options), options.device, config
+            )
         except RuntimeError as error:
             raise BackendError(f"OpenVINO cannot compile {path}: {_first_line(error)}") from error
         parallel = 1
@@ -109,6 +111,30 @@ class OpenVinoEngine(Engine):
     def _close(self) -> None:
         self._requests = queue.SimpleQueue()
         self._compiled = None
+
+
+def _cut(ov: Any, model: Any, options: EngineOptions) -> Any:
+    """The part of the model that leads to the wanted outputs, for the wanted batch."""
+    if options.outputs is not None or options.inputs is not None:
+        results = [
+            result
+            for result in model.get_results()
+            if options.outputs is None or _declared_name(result.output(0)) in options.outputs
+        ]
+        parameters = [
+            parameter
+            for parameter in model.get_parameters()
+            if options.inputs is None or _declared_name(parameter.output(0)) in options.inputs
+        ]
+        model = ov.Model(results, parameters, model.get_friendly_name())
+    if options.batch is not None:
+        model.reshape(
+            {
+                port.any_name: ov.PartialShape([options.batch, *list(port.shape)[1:]])
+                for port in model.inputs
+            }
+        )
+    return model
 
 
 def _declared_name(port: Any) -> str:

@@ -41,6 +41,13 @@ class EngineOptions:
     """CPU threads for one engine; None lets the library choose."""
     hint: Hint = "latency"
     """``latency``: one request at a time, all threads on it; ``throughput``: several at once."""
+    inputs: tuple[str, ...] | None = None
+    """The only inputs to take, where ``outputs`` need no others; None for all."""
+    outputs: tuple[str, ...] | None = None
+    """The only outputs to compute; None for all."""
+    batch: int | None = None
+    """Wanted first dimension of the inputs, smaller than that of the file. A library that cannot
+    change it keeps it; the engine's ``inputs`` say what it is."""
 
     def __post_init__(self) -> None:
         if self.threads is not None and self.threads < 1:

@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-__all__ = ["add_engine_arguments", "add_force_argument", "add_threshold_argument", "engine_choice"]
+if TYPE_CHECKING:
+    from edgeseg.settings import Settings
+
+__all__ = [
+    "add_engine_arguments",
+    "add_force_argument",
+    "add_settings_arguments",
+    "add_smooth_argument",
+    "add_threshold_argument",
+    "engine_choice",
+    "settings",
+]
 
 
 def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
@@ -24,6 +35,70 @@ def engine_choice(arguments: argparse.Namespace) -> dict[str, Any]:
         "precision": arguments.precision,
         "threads": arguments.threads,
     }
+
+
+def add_settings_arguments(parser: argparse.ArgumentParser) -> None:
+    """Views and read-out: what ``Settings`` can say, besides smoothing over time and slices."""
+    group = parser.add_argument_group("views and read-out (default: what the model says)")
+    group.add_argument("--views", metavar="N|HxW,...", help="sizes at which a frame is looked at")
+    group.add_argument(
+        "--flips", metavar="h,v,hv|none", help="mirrored copies besides the frame itself"
+    )
+    group.add_argument(
+        "--weighting", metavar="entropy|mean|exp[:T]", help="how the views are weighed"
+    )
+    group.add_argument("--blur", type=float, metavar="PX", help="blur probabilities by this sigma")
+    group.add_argument(
+        "--fill-holes",
+        action=argparse.BooleanOptionalAction,
+        default=None,
+        help="fill enclosed background",
+    )
+    group.add_argument(
+        "--min-component", type=int, metavar="PX", help="drop components of fewer pixels"
+    )
+
+
+def settings(arguments: argparse.Namespace) -> Settings:
+    """The settings that the arguments stand for.
+
+    Raises:
+        UsageError: one of them cannot be read.
+    """
+    from edgeseg.settings import (
+        Settings,
+        parse_flips,
+        parse_views,
+        parse_weighting,
+        parse_z_sigma,
+    )
+
+    weighting, temperature = (
+        parse_weighting(arguments.weighting) if arguments.weighting is not None else (None, None)
+    )
+    smooth_ms = getattr(arguments, "smooth_ms", None)
+    z_sigma = getattr(arguments, "z_sigma", None)
+    return Settings(
+        views=None if arguments.views is None else parse_views(arguments.views),
+        flips=None if arguments.flips is None else parse_flips(arguments.flips),
+        weighting=weighting,
+        temperature=temperature,
+        blur_sigma_px=arguments.blur,
+        fill_holes=arguments.fill_holes,
+        min_component_px=arguments.min_component,
+        time_constant_ms=smooth_ms,
+        z_smoothing=None if z_sigma is None else parse_z_sigma(z_sigma),
+    )
+
+
+def add_smooth_argument(parser: argparse.ArgumentParser) -> None:
+    """``--smooth-ms``."""
+    parser.add_argument(
+        "--smooth-ms",
+        type=float,
+        metavar="MS",
+        help="smooth probabilities over a video's frames with this time constant; 0: do not",
+    )
 
 
 def add_threshold_argument(parser: argparse.ArgumentParser) -> None:

@@ -5,7 +5,12 @@ from __future__ import annotations
 import argparse
 from pathlib import Path
 
-from edgeseg.cli._arguments import add_force_argument
+from edgeseg.cli._arguments import (
+    add_force_argument,
+    add_settings_arguments,
+    add_smooth_argument,
+    settings,
+)
 from edgeseg.errors import UsageError
 
 SUMMARY = "turn a checkpoint (or an existing bundle) into an engine bundle"
@@ -58,6 +63,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "-o", "--output", type=Path, metavar="OUT", help="default: CHECKPOINT.edgeseg"
     )
+    add_smooth_argument(parser)
+    parser.add_argument(
+        "--z-sigma",
+        metavar="S|Smm",
+        help="smooth volumes across slices by this sigma, in slices or millimetres",
+    )
+    add_settings_arguments(parser)
     add_force_argument(parser)
 
 
@@ -87,6 +99,7 @@ def execute(arguments: argparse.Namespace) -> int:
             imgsz=parse_size(arguments.imgsz) if arguments.imgsz else None,
             classes=classes,
             roi=roi,
+            settings=settings(arguments),
             backend=arguments.backend,
             device=arguments.device,
             threads=arguments.threads,

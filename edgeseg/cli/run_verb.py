@@ -8,8 +8,11 @@ from pathlib import Path
 from edgeseg.cli._arguments import (
     add_engine_arguments,
     add_force_argument,
+    add_settings_arguments,
+    add_smooth_argument,
     add_threshold_argument,
     engine_choice,
+    settings,
 )
 
 SUMMARY = "draw a bundle's masks on a video, an image or a folder of images"
@@ -27,6 +30,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--contours", action="store_true", help="outlines as well")
     parser.add_argument("--mask-only", action="store_true", help="write masks instead of overlays")
     add_threshold_argument(parser)
+    add_smooth_argument(parser)
+    add_settings_arguments(parser)
     add_engine_arguments(parser)
     add_force_argument(parser)
 
@@ -46,6 +51,7 @@ def execute(arguments: argparse.Namespace) -> int:
             contours=arguments.contours,
             mask_only=arguments.mask_only,
             threshold=arguments.threshold,
+            settings=settings(arguments),
             **engine_choice(arguments),
             force=arguments.force,
             progress=progress,

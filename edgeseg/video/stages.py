@@ -8,6 +8,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from edgeseg.temporal import Memory, TemporalSmoother
 from edgeseg.video.base import Frame
 from edgeseg.video.pipeline import Stage
 
@@ -33,12 +34,18 @@ class Segmenter(Protocol):
         frame_hw_px: tuple[int, ...],
         *,
         threshold: float | None = None,
+        memory: Memory | None = None,
     ) -> Any:
         """The result for a frame of that height and width; it has ``mask`` and ``area_px``."""
 
 
 def frame_stages(
-    model: Segmenter, draw: Draw, *, threshold: float | None = None, parallel: int = 1
+    model: Segmenter,
+    draw: Draw,
+    *,
+    threshold: float | None = None,
+    parallel: int = 1,
+    smoother: TemporalSmoother | None = None,
 ) -> tuple[Stage, ...]:
     """Stages from a ``Frame`` to (frame, picture, whether there is foreground).
 
@@ -49,6 +56,7 @@ def frame_stages(
         draw: makes the picture; may draw on the frame's own pixels.
         threshold: for ``read_out``.
         parallel: how many frames the engine takes at once (``Engine.parallel``).
+        smoother: smooths over the frames, which then need a time; None: each for itself.
     """
 
     def preprocess(frame: Frame) -> Any:
@@ -59,8 +67,13 @@ def frame_stages(
         return frame, model.infer(tensors)
 
     def read_out(item: Any) -> Any:
+        # The only worker of its stage: frames come in order, as the smoother needs them.
         frame, outputs = item
-        return frame, model.read_out(outputs, frame.image.shape[:2], threshold=threshold)
+        memory = None
+        if smoother is not None:
+            memory = smoother.step(frame.image, 1e3 * (frame.time_s or 0.0))
+        size = frame.image.shape[:2]
+        return frame, model.read_out(outputs, size, threshold=threshold, memory=memory)
 
     def draw_result(item: Any) -> Any:
         frame, result = item

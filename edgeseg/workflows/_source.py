@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import dataclasses
 import shutil
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -16,6 +17,7 @@ from edgeseg.backends import EngineOptions, available_backends, open_engine
 from edgeseg.bundle import read_bundle
 from edgeseg.errors import UsageError
 from edgeseg.preprocess import Preprocessor
+from edgeseg.settings import Settings
 from edgeseg.spec import ParityRecord, PreprocessSpec, ReadoutSpec, TensorSpec
 
 if TYPE_CHECKING:
@@ -52,13 +54,17 @@ class Source(abc.ABC):
 class CheckpointSource(Source):
     """A checkpoint: recognised, exported, compared with torch on every installed backend."""
 
-    def __init__(self, path: Path, imgsz: tuple[int, int] | None, progress: Progress) -> None:
+    def __init__(
+        self, path: Path, imgsz: tuple[int, int] | None, settings: Settings, progress: Progress
+    ) -> None:
         from edgeseg import export
 
         progress("load checkpoint", 0, 1)
         loaded: LoadedCheckpoint = export.load(path)
-        family, config = loaded.family, loaded.config
-        default = family.default_size
+        family = loaded.family
+        config = family.with_views(loaded.config, settings.views, settings.flips)
+        loaded = dataclasses.replace(loaded, config=config)
+        default = family.default_input(config)
         height_px, width_px = imgsz or (default.height_px, default.width_px)
         size = export.InputSize(height_px, width_px)
         family.check_size(config, size)
@@ -67,9 +73,9 @@ class CheckpointSource(Source):
         self.family = family.name
         self.hyperparameters = loaded.hyperparameters
         self.channels = loaded.classes
-        self.classes = default_classes(loaded.classes)
+        self.classes = family.class_names(config) or default_classes(loaded.classes)
         self.preprocess = family.preprocess(config, size)
-        self.readout = family.readout(config)
+        self.readout = settings.readout(family.readout(config))
         self.inputs = family.inputs(config, size)
         self.outputs = family.outputs(config, size)
         self.checkpoint = path.name
@@ -89,7 +95,8 @@ class CheckpointSource(Source):
             progress=lambda done, total: progress("export to ONNX", done, total),
         )
         preprocess = Preprocessor(self.preprocess)
-        tensors = [{self.inputs[0].name: preprocess(frame)} for frame in frames]
+        names = [spec.name for spec in self.inputs]
+        tensors = [dict(zip(names, preprocess.tensors(f), strict=True)) for f in frames]
         backends = available_backends()
         records = []
         for done, backend in enumerate(backends):
@@ -108,7 +115,7 @@ class CheckpointSource(Source):
 class BundleSource(Source):
     """A bundle: its FP32 graph and all that is known of it are taken over; torch is not needed."""
 
-    def __init__(self, path: Path, imgsz: tuple[int, int] | None) -> None:
+    def __init__(self, path: Path, imgsz: tuple[int, int] | None, settings: Settings) -> None:
         self._bundle = read_bundle(path)
         manifest = self._bundle.manifest
         size = (manifest.preprocess.height_px, manifest.preprocess.width_px)
@@ -117,6 +124,10 @@ class BundleSource(Source):
                 f"{path.name} holds a graph of fixed size {size[0]}x{size[1]}: for --imgsz "
                 f"{imgsz[0]}x{imgsz[1]} build from the checkpoint"
             )
+        if settings.views is not None or settings.flips is not None:
+            raise UsageError(
+                f"{path.name} holds a graph of fixed views: for others build from the checkpoint"
+            )
         (fp32,) = (v for v in manifest.variants if v.precision == "fp32")
         self._file = fp32.file
         self.family = manifest.family
@@ -124,7 +135,7 @@ class BundleSource(Source):
         self.channels = fp32.outputs[0].shape[1]
         self.classes = manifest.classes
         self.preprocess = manifest.preprocess
-        self.readout = manifest.readout
+        self.readout = settings.readout(manifest.readout)
         self.inputs, self.outputs = fp32.inputs, fp32.outputs
         self.checkpoint = manifest.provenance.checkpoint
         self.checkpoint_sha256 = manifest.provenance.checkpoint_sha256

@@ -7,7 +7,7 @@ import dataclasses
 import datetime
 import importlib.metadata
 import platform
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -43,6 +43,7 @@ from edgeseg.golden import golden_error
 from edgeseg.model import Model
 from edgeseg.preprocess import Preprocessor
 from edgeseg.report import render_report
+from edgeseg.settings import Settings
 from edgeseg.spec import (
     BACKENDS,
     SCHEMA_VERSION,
@@ -53,6 +54,7 @@ from edgeseg.spec import (
     Provenance,
     RoiSpec,
     ScoreRecord,
+    TensorSpec,
 )
 from edgeseg.workflows._source import FP32_FILE, BundleSource, CheckpointSource, Source
 from edgeseg.workflows._validate import Validation, measure_latencies, score_models
@@ -61,6 +63,7 @@ from edgeseg.workflows.evaluate import score_cases, worst_case_pictures
 
 __all__ = ["BuildReport", "build"]
 
+_AS_TRAINED = Settings()
 GOLDEN_COUNT = 2
 GOLDEN_HW_PX = (240, 320)
 LATENCY_FRAME_HW_PX = (720, 1280)
@@ -165,6 +168,7 @@ def build(
     imgsz: tuple[int, int] | None = None,
     classes: Sequence[str] | None = None,
     roi: RoiSpec | None = None,
+    settings: Settings = _AS_TRAINED,
     backend: str = "auto",
     device: str = "CPU",
     threads: int | None = None,
@@ -188,6 +192,7 @@ def build(
         imgsz: (height, width) of the network's input in pixels; None for the family's.
         classes: names; one for a one-class model, else one a channel, or all but the background.
         roi: region of interest of the source frames.
+        settings: views and read-out to build in, instead of what the checkpoint says.
         backend: with which to score and time: a name, or ``auto``.
         device: on which.
         threads: CPU threads when timing; None: all.
@@ -228,9 +233,9 @@ def build(
         raise UsageError("--with-pictures needs masks in --val: without them no case is the worst")
     choice = choose_backend(backend, device, ("openvino", "onnxruntime"), "the FP32 graph")
     source: Source = (
-        BundleSource(checkpoint, imgsz)
+        BundleSource(checkpoint, imgsz, settings)
         if is_bundle(checkpoint)
-        else CheckpointSource(checkpoint, imgsz, progress)
+        else CheckpointSource(checkpoint, imgsz, settings, progress)
     )
     names = _class_names(classes, source)
     preprocess = dataclasses.replace(source.preprocess, roi=roi) if roi else source.preprocess
@@ -389,10 +394,25 @@ def _golden(
     source: Source,
 ) -> Golden:
     """The FP32 graph's answers, which parity has tied to the torch formulation."""
+    feed = _feeder(preprocess, source.inputs)
     with open_engine(folder / FP32_FILE, choice.name) as engine:
-        image, logits = source.inputs[0].name, source.outputs[0].name
-        answers = [engine.infer({image: preprocess(frame)})[logits][0] for frame in frames]
-    return Golden(np.stack(frames), np.stack(answers))
+        answers = [engine.infer(feed(frame)) for frame in frames]
+    outputs = {
+        spec.name: np.stack([answer[spec.name] for answer in answers]) for spec in source.outputs
+    }
+    return Golden(np.stack(frames), outputs)
+
+
+def _feeder(
+    preprocess: Preprocessor, inputs: Sequence[TensorSpec]
+) -> Callable[[npt.NDArray[np.uint8]], dict[str, npt.NDArray[np.float32]]]:
+    """From a frame to the graph's named inputs."""
+
+    def feed(frame: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.float32]]:
+        tensors = preprocess.tensors(frame)
+        return {spec.name: tensor for spec, tensor in zip(inputs, tensors, strict=True)}
+
+    return feed
 
 
 def _with_tolerances(
@@ -403,8 +423,7 @@ def _with_tolerances(
     A backend that is not installed here (TensorRT) gets the tolerance of the file itself, run by
     the backend at hand: its arithmetic is written in the graph.
     """
-    preprocess = Preprocessor(manifest.preprocess)
-    name = manifest.variants[0].inputs[0].name
+    feed = _feeder(Preprocessor(manifest.preprocess), manifest.variants[0].inputs)
     installed = available_backends()
     variants = []
     for done, variant in enumerate(manifest.variants):
@@ -413,7 +432,7 @@ def _with_tolerances(
         errors = {}
         for runner in dict.fromkeys(runners.values()):
             with open_engine(folder / variant.file, runner) as engine:
-                error = golden_error(engine, golden, lambda frame: {name: preprocess(frame)})
+                error = golden_error(engine, golden, feed)
             if not error <= _LARGEST_ERROR:
                 raise CalibrationError(
                     f"{variant.name} on {runner} answers generated frames with a relative error of "

@@ -5,10 +5,10 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -21,8 +21,9 @@ from edgeseg.dataset import Case, DataFolder
 from edgeseg.errors import BackendError, DataError, OutputError, UsageError
 from edgeseg.metrics import CaseScore, Score, evaluate_mask, mean_score, resize_mask
 from edgeseg.model import Result
-from edgeseg.readout import mask_from_logits, resize_logits
-from edgeseg.spec import Manifest, Precision
+from edgeseg.reader import Reading
+from edgeseg.settings import Settings
+from edgeseg.spec import Manifest, Precision, to_json
 from edgeseg.workflows._case_pictures import case_picture, encode_png
 
 __all__ = [
@@ -31,14 +32,18 @@ __all__ = [
     "Segmenter",
     "crop_to_roi",
     "evaluate",
+    "finite_outputs",
     "mask_at_model_size",
+    "read_labelled",
     "score_cases",
     "worst_case_pictures",
 ]
 
+_AS_BUILT = Settings()
 METRICS_FILE = "metrics.csv"
 RECORD_FILE = "evaluation.json"
 
+Array = npt.NDArray[Any]
 Image = npt.NDArray[np.uint8]
 Resolution = Literal["model", "native"]
 
@@ -50,10 +55,25 @@ class Segmenter(Protocol):
     def manifest(self) -> Manifest:
         """Preprocessing, read-out and classes."""
 
-    def logits(self, frame: Image, /) -> npt.NDArray[np.float32]:
-        """Logits at the network's output size: float32 (C, h, w)."""
+    def preprocess(self, frame: Image, /) -> Mapping[str, Array]:
+        """The engine's inputs for a frame."""
 
-    def __call__(self, frame: Image, /, *, threshold: float | None = None) -> Result:
+    def infer(self, tensors: Mapping[str, Array], /) -> Mapping[str, Array]:
+        """The engine's outputs."""
+
+    def read_grid(
+        self, outputs: Mapping[str, Array], /, *, threshold: float | None = None
+    ) -> Reading:
+        """The mask before it is carried to the frame."""
+
+    def read_out(
+        self,
+        outputs: Mapping[str, Array],
+        frame_hw_px: tuple[int, ...],
+        /,
+        *,
+        threshold: float | None = None,
+    ) -> Result:
         """The mask at the frame's size."""
 
 
@@ -137,6 +157,7 @@ def evaluate(
     precision: Precision | None = None,
     threads: int | None = None,
     threshold: float | None = None,
+    settings: Settings = _AS_BUILT,
     worst: int = 8,
     force: bool = False,
     progress: Progress = silent,
@@ -159,6 +180,7 @@ def evaluate(
         precision: as for ``edgeseg.open``.
         threads: as for ``edgeseg.open``.
         threshold: for one-class models, instead of the bundle's; between 0 and 1.
+        settings: fewer views, or another read-out, than the bundle's.
         worst: how many cases to draw, lowest Dice first.
         force: replace an existing output folder.
         progress: called with (stage, done, total).
@@ -180,7 +202,12 @@ def evaluate(
     check_output(folder, force=force)
     _check_replaceable(folder)
     with models.open(
-        bundle, backend=backend, device=device, precision=precision, threads=threads
+        bundle,
+        backend=backend,
+        device=device,
+        precision=precision,
+        threads=threads,
+        settings=settings,
     ) as model:
         results = score_cases(model, cases, at=at, threshold=threshold, progress=progress)
         drawn = (
@@ -190,6 +217,7 @@ def evaluate(
         )
         digest, engine, variant = model.bundle.digest, model.engine.info, model.variant.name
         manifest = model.manifest
+        used = {"preprocess": to_json(model.preprocess_spec), "readout": to_json(model.readout)}
     mean = mean_score([result.score for result in results])
     per_class = _mean_per_class(results, manifest.classes)
     with atomic_directory(folder, force=force) as temporary:
@@ -206,6 +234,7 @@ def evaluate(
             "backend_version": engine.version,
             "device": engine.device_name,
             "at": at,
+            **used,
             "threshold": threshold if threshold is not None else manifest.readout.threshold,
             "cases": len(results),
             "mean": _json_score(mean),
@@ -245,7 +274,7 @@ def score_cases(
     results = []
     for done, case in enumerate(cases):
         progress(stage, done, len(cases))
-        image, truth = _read_labelled(case, classes)
+        image, truth = read_labelled(case, classes)
         if at == "model":
             prediction = mask_at_model_size(model, image, threshold)
             truth = resize_mask(crop_to_roi(truth, model.manifest), *prediction.shape)
@@ -257,20 +286,28 @@ def score_cases(
 
 
 def mask_at_model_size(model: Segmenter, image: Image, threshold: float | None = None) -> Image:
-    """The prediction before it is carried to the frame: uint8, of the network's input size.
+    """The prediction before it is carried to the frame: uint8, on the model's own grid.
 
     Raises:
         BackendError: the logits are not finite.
     """
-    preprocess, readout = model.manifest.preprocess, model.manifest.readout
-    logits = resize_logits(
-        model.logits(image),
-        preprocess.height_px,
-        preprocess.width_px,
-        align_corners=readout.align_corners,
-    )
-    _check_finite(logits, model.manifest)
-    return mask_from_logits(logits, readout, threshold)
+    return model.read_grid(finite_outputs(model, image), threshold=threshold).mask
+
+
+def finite_outputs(model: Segmenter, image: Image) -> Mapping[str, Array]:
+    """What the engine answers to a picture.
+
+    Raises:
+        BackendError: not all of it is finite. A threshold would turn NaN into background and the
+            fusion would leave it out, and a broken engine would get a plausible score.
+    """
+    outputs = model.infer(model.preprocess(image))
+    if not all(np.isfinite(output).all() for output in outputs.values()):
+        raise BackendError(
+            f"{model.manifest.name}: the engine's logits are not finite: its arithmetic overflows; "
+            "use the fp16-safe or fp32 precision"
+        )
+    return outputs
 
 
 def worst_case_pictures(
@@ -286,8 +323,8 @@ def worst_case_pictures(
     pictures = []
     for done, result in enumerate(chosen):
         progress("pictures", done, len(chosen))
-        image, truth = _read_labelled(result.case, len(model.manifest.classes))
-        prediction = model(image, threshold=threshold).mask
+        image, truth = read_labelled(result.case, len(model.manifest.classes))
+        prediction = _mask_at_native_size(model, image, threshold)
         picture = case_picture(result.case.id, image, truth, prediction, result.score)
         pictures.append((result, encode_png(picture)))
     progress("pictures", len(chosen), len(chosen))
@@ -295,21 +332,16 @@ def worst_case_pictures(
 
 
 def _mask_at_native_size(model: Segmenter, image: Image, threshold: float | None) -> Image:
-    result = model(image, threshold=threshold)
-    _check_finite(result.probability, model.manifest)
-    return result.mask
+    outputs = finite_outputs(model, image)
+    return model.read_out(outputs, image.shape[:2], threshold=threshold).mask
 
 
-def _check_finite(values: npt.NDArray[np.float32], manifest: Manifest) -> None:
-    # A threshold would turn NaN into background, and a broken engine into a plausible score.
-    if not np.isfinite(values).all():
-        raise BackendError(
-            f"{manifest.name}: the engine's logits are not finite: its arithmetic overflows; "
-            "use the fp16-safe or fp32 precision"
-        )
+def read_labelled(case: Case, classes: int) -> tuple[Image, Image]:
+    """A case's picture and mask.
 
-
-def _read_labelled(case: Case, classes: int) -> tuple[Image, Image]:
+    Raises:
+        DataError: it has no mask, or a file cannot be read.
+    """
     image, truth = case.read(classes)
     if truth is None:
         raise DataError(f"{case.image} has no mask, so it cannot be scored")

@@ -13,7 +13,9 @@ from edgeseg._progress import Progress, silent
 from edgeseg.errors import DataError, UsageError
 from edgeseg.model import Model, Result
 from edgeseg.overlay import Overlay, parse_colours
+from edgeseg.settings import Settings
 from edgeseg.spec import Precision
+from edgeseg.temporal import TemporalSmoother
 from edgeseg.video.base import Frame, MediaKind, Source
 from edgeseg.video.pipeline import PipelineReport, run_pipeline
 from edgeseg.video.sink import SinkSpec, check_suffix, open_sink
@@ -21,6 +23,8 @@ from edgeseg.video.source import media_kind, open_source
 from edgeseg.video.stages import Draw, Picture, frame_stages
 
 __all__ = ["RunReport", "run"]
+
+_AS_BUILT = Settings()
 
 
 @dataclass(frozen=True)
@@ -33,14 +37,21 @@ class RunReport:
     frames_with_foreground: int
     backend: str
     variant: str
+    resets: tuple[tuple[float, str], ...]
+    """Milliseconds into the video, and why, of each time that smoothing started anew."""
     pipeline: PipelineReport
 
     def __str__(self) -> str:
         frames = "1 frame" if self.frames == 1 else f"{self.frames} frames"
-        return (
+        text = (
             f"{self.output}: {frames}, {self.frames_with_foreground} with foreground, "
             f"{self.pipeline.fps:.1f} frames/s ({self.variant} on {self.backend})"
         )
+        if not self.resets:
+            return text
+        times = ", ".join(f"{time_ms / 1e3:.2f} s ({why})" for time_ms, why in self.resets[:5])
+        more = f" and {len(self.resets) - 5} more" if len(self.resets) > 5 else ""
+        return f"{text}; smoothing started anew at {times}{more}"
 
 
 def run(
@@ -53,6 +64,7 @@ def run(
     contours: bool = False,
     mask_only: bool = False,
     threshold: float | None = None,
+    settings: Settings = _AS_BUILT,
     force: bool = False,
     backend: str = "auto",
     device: str = "CPU",
@@ -80,6 +92,8 @@ def run(
         contours: draw outlines as well.
         mask_only: write masks instead of overlays.
         threshold: for one-class models, instead of the bundle's; between 0 and 1.
+        settings: fewer views, or another read-out, than the bundle's. Smoothing over time is for
+            videos; each picture of a folder stands for itself.
         force: replace an existing output.
         backend: as for ``edgeseg.open``, like ``device``, ``precision`` and ``threads``.
         device: see ``backend``.
@@ -96,6 +110,8 @@ def run(
     """
     source_path = Path(input)
     kind = media_kind(source_path)
+    if settings.time_constant_ms and kind != "video":
+        raise UsageError(f"smoothing over time is for videos; {source_path} is no video")
     target = Path(output) if output is not None else _default_output(source_path, kind, mask_only)
     check_suffix(target, SinkSpec(kind, labels=mask_only))
     with (
@@ -109,6 +125,7 @@ def run(
             # Frames of a file are independent: several at once, each on few threads, do more
             # frames a second than one on all of them.
             hint="latency" if kind == "image" else "throughput",
+            settings=settings,
         ) as model,
     ):
         if _is_same(source.path, target):
@@ -157,7 +174,19 @@ def _run(
             found += has_foreground
             progress("run", done, max(total, done))
 
-        stages = frame_stages(model, draw, threshold=threshold, parallel=model.engine.parallel)
+        time_constant_ms = model.readout.time_constant_ms
+        smoother = (
+            TemporalSmoother(time_constant_ms)
+            if time_constant_ms > 0.0 and source.kind == "video"
+            else None
+        )
+        stages = frame_stages(
+            model,
+            draw,
+            threshold=threshold,
+            parallel=model.engine.parallel,
+            smoother=smoother,
+        )
         report = run_pipeline(source, stages, write)
         if report.ended_by is not None and not report.frames:
             raise report.ended_by
@@ -174,6 +203,7 @@ def _run(
         frames_with_foreground=found,
         backend=model.engine.info.backend,
         variant=model.variant.name,
+        resets=tuple(smoother.resets) if smoother is not None else (),
         pipeline=report,
     )
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from edgeseg._files import sha256_file
+from edgeseg.describe import describe_readout, describe_views
 from edgeseg.spec import LatencyRecord, Manifest, ScoreRecord, TensorSpec, Variant
 
 __all__ = ["render_report"]
@@ -25,6 +26,7 @@ _FAMILY_NAMES = {
     "segdino_v1_fine": "SegDINO v1, fine-grained",
     "segdino_v2": "SegDINO v2",
     "segdino_v2_first": "SegDINO v2, first layout",
+    "dino_mvr": "DINO-MVR",
 }
 
 
@@ -226,6 +228,7 @@ def _preprocessing(manifest: Manifest) -> str:
         else f"{roi.width_px} x {roi.height_px} pixels at x {roi.x_px}, y {roi.y_px}"
     )
     corners = "corner pixels aligned" if readout.align_corners else "half-pixel centres"
+    carried = "logits to the frame" if readout.fusion is None else "probabilities to the frame"
     decision = (
         f"sigmoid above {readout.threshold:g}"
         if readout.activation == "sigmoid"
@@ -242,7 +245,9 @@ def _preprocessing(manifest: Manifest) -> str:
             ("scale", _text(f"{spec.scale:.9g}")),
             ("mean", _text(", ".join(f"{value:g}" for value in spec.mean))),
             ("standard deviation", _text(", ".join(f"{value:g}" for value in spec.std))),
-            ("logits to the frame", _text(f"bilinear, {corners}")),
+            *((name, _text(how)) for name, how in describe_views(spec)),
+            (carried, _text(f"bilinear, {corners}")),
+            *((name, _text(how)) for name, how in describe_readout(readout)),
             ("decision", _text(decision)),
         ]
     )

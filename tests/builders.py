@@ -12,6 +12,8 @@ from edgeseg.bundle import Golden, new_bundle, seal, write_golden
 from edgeseg.preprocess import Preprocessor
 from edgeseg.spec import (
     SCHEMA_VERSION,
+    Flip,
+    FusionSpec,
     Manifest,
     ParityRecord,
     PreprocessSpec,
@@ -20,6 +22,7 @@ from edgeseg.spec import (
     RoiSpec,
     TensorSpec,
     Variant,
+    ViewSpec,
 )
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -124,5 +127,75 @@ def tiny_bundle(
         write_golden(
             folder, Golden(frames, {"logits": np.stack(logits)[:, None].astype(np.float32)})
         )
+        seal(folder, manifest)
+    return path
+
+
+def tiny_views(
+    sizes: tuple[tuple[int, int], ...] = ((32, 48), (64, 48)),
+    flips: tuple[Flip, ...] = ("none", "h", "v"),
+) -> tuple[ViewSpec, ...]:
+    """Views of the given sizes, all with the same flips."""
+    return tuple(ViewSpec(height, width, flips) for height, width in sizes)
+
+
+def tiny_views_bundle(
+    path: Path,
+    views: tuple[ViewSpec, ...] | None = None,
+    channels: int = 1,
+    readout: ReadoutSpec | None = None,
+) -> Path:
+    """A sealed bundle that reads several views: each goes through one 16x16 convolution."""
+    onnx = pytest.importorskip("onnx")
+    helper, numpy_helper = onnx.helper, onnx.numpy_helper
+    views = views or tiny_views()
+    rng = np.random.default_rng(channels)
+    weight = rng.normal(0, 0.1, (channels, 3, 16, 16)).astype(np.float32)
+    inputs = tuple(
+        TensorSpec(f"image_{v.name}", "float32", (len(v.flips), 3, v.height_px, v.width_px), "NCHW")
+        for v in views
+    )
+    outputs = tuple(
+        TensorSpec(
+            f"logits_{v.name}",
+            "float32",
+            (len(v.flips), channels, v.height_px // 16, v.width_px // 16),
+            "NCHW",
+        )
+        for v in views
+    )
+    graph = helper.make_graph(
+        [
+            helper.make_node("Conv", [i.name, "weight"], [o.name], name=o.name, strides=[16, 16])
+            for i, o in zip(inputs, outputs, strict=True)
+        ],
+        "views",
+        [helper.make_tensor_value_info(i.name, 1, i.shape) for i in inputs],
+        [helper.make_tensor_value_info(o.name, 1, o.shape) for o in outputs],
+        [numpy_helper.from_array(weight, "weight")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9)
+    onnx.checker.check_model(model)
+    largest = max(views, key=lambda v: v.height_px * v.width_px)
+    manifest = tiny_manifest(largest.height_px, largest.width_px, channels)
+    activation = "sigmoid" if channels == 1 else "softmax"
+    manifest = dataclasses.replace(
+        manifest,
+        family="dino_mvr",
+        preprocess=dataclasses.replace(manifest.preprocess, views=views),
+        readout=readout or ReadoutSpec(activation, fusion=FusionSpec()),
+        variants=(dataclasses.replace(manifest.variants[0], inputs=inputs, outputs=outputs),),
+    )
+    frames = rng.integers(0, 256, (2, 60, 80, 3), dtype=np.uint8)
+    preprocess = Preprocessor(manifest.preprocess)
+    answers: dict[str, list[np.ndarray]] = {o.name: [] for o in outputs}
+    for frame in frames:
+        for o, tensor in zip(outputs, preprocess.tensors(frame), strict=True):
+            patches = tensor.reshape(len(tensor), 3, o.shape[2], 16, o.shape[3], 16)
+            answers[o.name].append(np.einsum("fcyixj,ocij->foyx", patches, weight))
+    with new_bundle(path, force=False) as folder:
+        onnx.save(model, folder / "fp32.onnx")
+        stacked = {name: np.stack(a).astype(np.float32) for name, a in answers.items()}
+        write_golden(folder, Golden(frames, stacked))
         seal(folder, manifest)
     return path

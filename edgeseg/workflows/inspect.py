@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from edgeseg.bundle import Bundle, is_bundle, read_bundle
+from edgeseg.describe import describe_readout, describe_views
 
 __all__ = ["inspect"]
 
@@ -50,6 +51,8 @@ def _bundle_rows(bundle: Bundle) -> Iterator[tuple[str, str]]:
     yield "classes", ", ".join(manifest.classes)
     size = manifest.preprocess
     yield "input", f"{size.height_px}x{size.width_px}, {size.resample}"
+    yield from describe_views(size)
+    yield from describe_readout(manifest.readout)
     for variant in manifest.variants:
         megabytes = bundle.file(variant.file).stat().st_size / 1e6
         served = ", ".join(variant.backends)

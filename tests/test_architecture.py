@@ -261,7 +261,9 @@ HEAVY = (
 )
 
 
-@pytest.mark.parametrize("verb", ["", "build", "run", "eval", "bench", "inspect", "doctor", "demo"])
+@pytest.mark.parametrize(
+    "verb", ["", "build", "run", "segment", "eval", "bench", "inspect", "doctor", "demo"]
+)
 def test_help_needs_no_heavy_library(verb):
     code = BLOCKER + "from edgeseg.cli import main\nraise SystemExit(main(sys.argv[2:]))\n"
     done = run_python(code, HEAVY, *filter(None, [verb]), "-h")

@@ -27,11 +27,14 @@ def main(request_path: str) -> int:
         sys.stderr.write(f"{error}\n")
         return MISSING_LIBRARY
     request = json.loads(Path(request_path).read_text(encoding="utf-8"))
-    frames = np.load(request["frames"], mmap_mode="r", allow_pickle=False)
+    frames = {
+        name: np.load(path, mmap_mode="r", allow_pickle=False)
+        for name, path in request["frames"].items()
+    }
     quantize(
         request["model"],
         quantize_mode="int8",
-        calibration_data={request["input"]: frames},
+        calibration_data=frames,
         calibration_method=request["method"],
         calibration_eps=["cpu"],
         op_types_to_quantize=["MatMul", "Conv"],

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,11 @@ from edgeseg.calib.placement import calibration_tensors
 from edgeseg.calib.ranges import Ranges
 from edgeseg.errors import BackendError, BackendUnavailableError, CalibrationError
 
-__all__ = ["OpenEngine", "collect_ranges"]
+__all__ = ["Frame", "OpenEngine", "collect_ranges"]
+
+Array = npt.NDArray[np.float32]
+Frame = Array | Sequence[Array]
+"""The inputs of the graph for one frame, in their order; an array alone where there is one."""
 
 OpenEngine = Callable[[Path], Engine]
 """Opens an ONNX file whose outputs are the tensors to be seen; it must compute in FP32."""
@@ -27,7 +31,7 @@ OpenEngine = Callable[[Path], Engine]
 
 def collect_ranges(
     fp32_path: Path,
-    frames: Iterable[npt.NDArray[np.float32]],
+    frames: Iterable[Frame],
     *,
     open_engine: OpenEngine | None = None,
     threads: int | None = None,
@@ -36,15 +40,16 @@ def collect_ranges(
     """Take the ranges of all tensors that any target quantises, in one pass over the frames.
 
     Args:
-        fp32_path: ONNX with static shapes and one input.
-        frames: arrays of the input's shape, float32, preprocessed; read once, one at a time.
+        fp32_path: ONNX with static shapes.
+        frames: float32 arrays of the inputs' shapes, preprocessed; read once, one frame at a time.
         open_engine: how to run the graph; by default OpenVINO in FP32, else ONNX Runtime.
         threads: CPU threads of the default engine; None lets the library choose.
         on_frame: called with the number of frames done, after each.
 
     Raises:
-        CalibrationError: no frames, a tensor that is not finite, or an engine that does not return
-            the tensors it was asked for.
+        CalibrationError: no frames, one with more or fewer arrays than the graph has inputs, a
+            tensor that is not finite, or an engine that does not return the tensors it was asked
+            for.
         BackendUnavailableError: no inference library is installed.
         BackendError: it failed.
     """
@@ -52,10 +57,7 @@ def collect_ranges(
     names = calibration_tensors(graph)
     if not names:
         raise CalibrationError(f"{fp32_path}: the graph holds no Linear or Conv to calibrate")
-    if len(graph.inputs) != 1:
-        raise CalibrationError(f"{fp32_path} has the inputs {graph.inputs}; one is expected")
-    input_name = graph.inputs[0]
-    inner = tuple(n for n in names if n != input_name and n not in graph.outputs)
+    inner = tuple(n for n in names if n not in graph.inputs and n not in graph.outputs)
     ranges = Ranges(names)
     with tempfile.TemporaryDirectory(prefix="edgeseg-calibration-") as folder:
         path = Path(folder) / "calibration.onnx"
@@ -68,16 +70,26 @@ def collect_ranges(
                     f"{len(declared)} were asked for"
                 )
             for frame in frames:
-                results = engine.infer({input_name: frame})
+                feed = _feed(frame, graph.inputs)
+                results = engine.infer(feed)
                 # Libraries may call a tensor by another of its names, but keep the order.
                 tensors = {name: results[port] for name, port in zip(declared, ports, strict=True)}
-                tensors[input_name] = frame
-                ranges.add(tensors)
+                ranges.add(tensors | feed)
                 if on_frame is not None:
                     on_frame(ranges.frames)
     if ranges.frames == 0:
         raise CalibrationError("no calibration frame was given: name images or videos")
     return ranges
+
+
+def _feed(frame: Frame, inputs: tuple[str, ...]) -> dict[str, Array]:
+    arrays = (frame,) if isinstance(frame, np.ndarray) else tuple(frame)
+    if len(arrays) != len(inputs):
+        raise CalibrationError(
+            f"a calibration frame came as {len(arrays)} arrays where the graph has the inputs "
+            f"{', '.join(inputs)}: preprocess it for the same views"
+        )
+    return dict(zip(inputs, arrays, strict=True))
 
 
 def _with_outputs(graph: Graph, names: tuple[str, ...], path: Path) -> tuple[str, ...]:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -24,7 +25,7 @@ DEFAULT_FRAMES = 512
 FEW_FRAMES = 32
 """Below this, ranges depend on the luck of the draw, and the build says so."""
 MAX_ARRAY_BYTES = 2 << 30
-"""Largest array that ``save_array`` writes: 2 GiB, 2730 frames of 256 x 256."""
+"""Of all that ``save_arrays`` writes: 2 GiB, 2730 frames of 256 x 256."""
 
 _SHOWN = 5
 
@@ -98,8 +99,8 @@ class CalibrationFrames:
     def __len__(self) -> int:
         return sum(len(pick.indices) for pick in self._picks)
 
-    def __iter__(self) -> Iterator[npt.NDArray[np.float32]]:
-        """Yield float32 (1, 3, height_px, width_px), RGB, normalised.
+    def __iter__(self) -> Iterator[tuple[npt.NDArray[np.float32], ...]]:
+        """Yield the network's inputs for each frame, as ``Preprocessor.tensors`` makes them.
 
         Raises:
             CalibrationError: a picture or video cannot be read, naming it.
@@ -107,9 +108,9 @@ class CalibrationFrames:
         try:
             for pick in self._picks:
                 if pick.is_video:
-                    yield from map(self._preprocess, _video_frames(pick))
+                    yield from map(self._preprocess.tensors, _video_frames(pick))
                 else:
-                    yield self._preprocess(read_image(pick.path))
+                    yield self._preprocess.tensors(read_image(pick.path))
         except DataError as error:
             raise CalibrationError(f"a calibration file cannot be used: {error}") from error
 
@@ -130,29 +131,44 @@ class CalibrationFrames:
         """What the manifest says about the calibration."""
         return CalibrationRecord(quantizer, method, self.sources, self.sha256, len(self))
 
-    def save_array(self, path: Path, on_frame: Callable[[int], None] | None = None) -> None:
-        """Write all frames to an ``.npy`` file (frames, 3, height_px, width_px), one at a time.
+    def save_arrays(
+        self, paths: Sequence[Path], on_frame: Callable[[int], None] | None = None
+    ) -> None:
+        """Write all frames to ``.npy`` files, one for each input, one frame at a time.
+
+        Each holds float32 (frames, 3, height_px, width_px), or with views
+        (frames * len(flips), 3, height, width), the copies of a frame in a row.
 
         Args:
-            path: the file.
+            paths: the files, in the order of the network's inputs.
             on_frame: called with the number of frames done, after each.
 
         Raises:
-            CalibrationError: it would be larger than ``MAX_ARRAY_BYTES``, or a file is unreadable.
+            CalibrationError: together they would be larger than ``MAX_ARRAY_BYTES``, or a file is
+                unreadable.
         """
-        shape = (len(self), 3, self.spec.height_px, self.spec.width_px)
-        frame_bytes = 4 * shape[1] * shape[2] * shape[3]
+        spec = self.spec
+        shapes = [(len(v.flips), 3, v.height_px, v.width_px) for v in spec.views]
+        shapes = shapes or [(1, 3, spec.height_px, spec.width_px)]
+        frame_bytes = 4 * sum(math.prod(shape) for shape in shapes)
         if len(self) * frame_bytes > MAX_ARRAY_BYTES:
             raise CalibrationError(
-                f"{len(self)} frames make an array of {len(self) * frame_bytes >> 20} MiB: use at "
+                f"{len(self)} frames make arrays of {len(self) * frame_bytes >> 20} MiB: use at "
                 f"most {MAX_ARRAY_BYTES // frame_bytes} calibration frames"
             )
-        array = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
-        for i, frame in enumerate(self):
-            array[i] = frame[0]
+        arrays = [
+            np.lib.format.open_memmap(
+                path, mode="w+", dtype=np.float32, shape=(len(self) * shape[0], *shape[1:])
+            )
+            for path, shape in zip(paths, shapes, strict=True)
+        ]
+        for i, tensors in enumerate(self):
+            for array, tensor in zip(arrays, tensors, strict=True):
+                array[i * len(tensor) : (i + 1) * len(tensor)] = tensor
             if on_frame is not None:
                 on_frame(i + 1)
-        array.flush()
+        for array in arrays:
+            array.flush()
 
 
 def _open(data: Path | str | DataFolder, what: str) -> DataFolder:

@@ -69,11 +69,11 @@ def quantize_with_modelopt(
 ) -> tuple[QuantizedGraph, ...]:
     """Calibrate and quantise with ModelOpt, in a process of its own.
 
-    All preprocessed frames go through one temporary file of at most
+    All preprocessed frames go through temporary files, one for each input, of together at most
     ``edgeseg.calib.frames.MAX_ARRAY_BYTES``.
 
     Args:
-        fp32_path: ONNX with static shapes, one input, opset 19 or 20.
+        fp32_path: ONNX with static shapes, opset 19 or 20.
         frames: calibration frames.
         destinations: for each wanted backend the file to write; the calibration is shared.
         method: ``max`` or ``entropy``.
@@ -150,11 +150,11 @@ def _run(
     products = find_products(graph)
     left_out = [*excluded_products(products, exclude), *_attention_products(graph)]
     graph.save(folder / "model.onnx")
-    frames.save_array(folder / "frames.npy", on_frame)
+    arrays = {name: folder / f"frames-{i}.npy" for i, name in enumerate(graph.inputs)}
+    frames.save_arrays(list(arrays.values()), on_frame)
     request = {
         "model": str(folder / "model.onnx"),
-        "frames": str(folder / "frames.npy"),
-        "input": graph.inputs[0],
+        "frames": {name: str(path) for name, path in arrays.items()},
         "method": method,
         # ModelOpt matches prefixes, so both ends are anchored.
         "exclude": [f"^{re.escape(name)}$" for name in left_out],

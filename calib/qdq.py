@@ -185,14 +185,14 @@ def _insert(
     pairs = {
         name: _pair(graph, name, thresholds[name], zero_point, target) for name in placement.inputs
     }
-    weights: dict[tuple[str, int], str] = {}
+    codes: dict[tuple[str, int], tuple[str, ...]] = {}
     for product in placement.products:
         if product.activation in pairs:
             product.node.input[0] = pairs[product.activation]
         key = (product.weight, product.axis)
-        if key not in weights:
-            weights[key] = _dequantized_weight(graph, product, target)
-        product.node.input[1] = weights[key]
+        if key not in codes:
+            codes[key] = _weight_codes(graph, product, target)
+        product.node.input[1] = _dequantized_weight(graph, product, codes[key])
     graph.index()
 
 
@@ -225,7 +225,8 @@ def _quantize_output(
     graph.index()
 
 
-def _dequantized_weight(graph: Graph, product: Product, target: Target) -> str:
+def _weight_codes(graph: Graph, product: Product, target: Target) -> tuple[str, ...]:
+    """Add a weight's codes, scales and zero points; returns their names."""
     value = graph.value(product.weight)
     if value is None:
         raise CalibrationError(f"the weight of {product.name} is not a constant")
@@ -234,15 +235,19 @@ def _dequantized_weight(graph: Graph, product: Product, target: Target) -> str:
     except CalibrationError as error:
         raise CalibrationError(f"{product.name}: {error}") from error
     name = product.weight
-    inputs = (
+    return (
         graph.add_constant(f"{name}_codes", codes),
         graph.add_constant(f"{name}_scales", scale),
         graph.add_constant(f"{name}_zero_points", np.zeros(scale.shape, np.int8)),
     )
-    result = graph.unique(f"{name}_dequantized")
-    graph.nodes.append(
-        graph.node(
-            "DequantizeLinear", inputs, result, f"{name}_DequantizeLinear", axis=product.axis
-        )
-    )
+
+
+def _dequantized_weight(graph: Graph, product: Product, codes: tuple[str, ...]) -> str:
+    """Add the DQ of a product's weight; each product has its own, over codes that they may share.
+
+    Libraries recognise an INT8 product by a DQ that no other node reads.
+    """
+    result = graph.unique(f"{product.weight}_dequantized")
+    name = f"{product.weight}_DequantizeLinear"
+    graph.nodes.append(graph.node("DequantizeLinear", codes, result, name, axis=product.axis))
     return result

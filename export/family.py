@@ -46,6 +46,11 @@ class Family(abc.ABC, Generic[C]):
     reference: str
     """Paper, and the code that defines the formulation."""
     default_size: InputSize = InputSize()
+    has_settings: bool = False
+    """Whether checkpoints say something besides their tensors that `apply_settings` takes; what
+    lies beside other checkpoints is not looked at."""
+    free_batch: bool = False
+    """Whether a runtime may reshape the graph to a smaller batch than it was exported for."""
 
     @abc.abstractmethod
     def matches(self, shapes: Shapes) -> bool:
@@ -97,6 +102,13 @@ class Family(abc.ABC, Generic[C]):
     def class_names(self, config: C) -> tuple[str, ...] | None:
         """Names of the classes, background first if there are several; None if it knows none."""
         return None
+
+    def settings(self, config: C) -> dict[str, Any]:
+        """What a checkpoint of this config says besides its tensors, in JSON's types.
+
+        `apply_settings` takes it back; empty for a family without settings.
+        """
+        return {}
 
     @abc.abstractmethod
     def spelling(self, shapes: Shapes) -> Spelling:

@@ -24,7 +24,8 @@ class LoadedCheckpoint:
 
     family: Family[Any]
     config: Any
-    """The family's frozen config dataclass."""
+    """The family's frozen config dataclass; other views of the same weights are
+    ``dataclasses.replace(loaded, config=loaded.family.with_views(...))``."""
     model: nn.Module
     """In eval mode, float32, on the CPU."""
     path: Path
@@ -70,7 +71,7 @@ def load(path: Path) -> LoadedCheckpoint:
     """Recognise a checkpoint and load it into its family's torch formulation.
 
     Raises:
-        CheckpointError: the file cannot be read safely.
+        CheckpointError: the file cannot be read safely, or a setting has no meaning.
         UnknownFamilyError: no family recognises its keys.
         CheckpointShapeError: its shapes contradict the family or each other.
     """
@@ -99,7 +100,7 @@ def inspect(path: Path) -> CheckpointInfo:
         parameters=sum(value.numel() for value in floating),
         keys=len(state.tensors),
         classes=family.classes(config),
-        input_size=family.default_size,
+        input_size=family.default_input(config),
         spelling=family.spelling(state.shapes),
         nested_under=state.nested_under,
         dtypes=Counter(str(value.dtype).removeprefix("torch.") for value in state.tensors.values()),
@@ -111,6 +112,9 @@ def inspect(path: Path) -> CheckpointInfo:
 def _recognise(state: StateDict) -> tuple[Family[Any], Any]:
     try:
         family = detect(state.shapes)
-        return family, family.read_config(state.shapes)
+        config = family.read_config(state.shapes)
+        if family.has_settings:
+            config = family.apply_settings(config, state.settings)
+        return family, config
     except CheckpointError as error:
         raise type(error)(f"{state.path}: {error}") from error

@@ -32,9 +32,12 @@ def rename(model: ModelProto) -> None:
             if output and output not in fixed:
                 new_names[output] = f"{node.name}_output_{position}"
     consumers = _first_consumers(graph)
+    readers = _reading_paths(graph, paths)
     for initializer in graph.initializer:
         node_index = consumers[initializer.name]
         name = _constant_name(initializer, graph.node[node_index], paths[node_index])
+        if _is_shared(readers[initializer.name]):
+            name = _without_twin(name, readers[initializer.name])
         new_names[initializer.name] = _unique(name, taken)
     for node in graph.node:
         node.input[:] = [new_names.get(name, name) for name in node.input]
@@ -94,6 +97,33 @@ def _first_consumers(graph: GraphProto) -> dict[str, int]:
         for name in node.input:
             consumers.setdefault(name, index)
     return consumers
+
+
+def _reading_paths(graph: GraphProto, paths: list[_Path]) -> dict[str, set[_Path]]:
+    """The modules that read each tensor."""
+    readers: dict[str, set[_Path]] = {}
+    for node, path in zip(graph.node, paths, strict=True):
+        for name in node.input:
+            readers.setdefault(name, set()).add(path)
+    return readers
+
+
+def _is_shared(paths: set[_Path]) -> bool:
+    """Whether twins read it: outermost modules that hold the same modules under the same names."""
+    inner: dict[str, set[_Path]] = {}
+    for path in paths:
+        if len(path) < 2:
+            return False
+        inner.setdefault(path[0], set()).add(path[1:])
+    first, *others = inner.values()
+    return bool(others) and all(other == first for other in others)
+
+
+def _without_twin(name: str, paths: set[_Path]) -> str:
+    """The name of a weight without the twin that it was found in: it belongs to all of them."""
+    for outermost in sorted({path[0] for path in paths}):
+        name = name.removeprefix(f"{outermost}.")
+    return name
 
 
 def _constant_name(initializer: TensorProto, node: NodeProto, path: _Path) -> str:

@@ -23,6 +23,7 @@ from edgeseg.export.family import InputSize
 from edgeseg.export.graph import MAX_IR_VERSION, OPSET, check_graph, infer_shapes
 from edgeseg.export.loading import LoadedCheckpoint
 from edgeseg.export.naming import drop_notes, rename
+from edgeseg.export.rewriting import free_batch, share_weights
 from edgeseg.spec import TensorSpec
 
 __all__ = ["ExportedGraph", "Progress", "export_onnx"]
@@ -69,9 +70,10 @@ def export_onnx(
     control flow. Nodes are named after their modules (``/backbone/blocks.3/attn/qkv/MatMul``).
 
     Args:
-        loaded: the checkpoint.
+        loaded: the checkpoint; a model with views is written for those of its config.
         destination: file to write, replaced whole if it exists.
-        height_px, width_px: input size; multiples of 16 for SegDINO.
+        height_px, width_px: input size; multiples of 16 for SegDINO, the largest view's for
+            DINO-MVR.
         batch: images in one call.
         progress: called after each step.
 
@@ -91,6 +93,9 @@ def export_onnx(
     report()
     model = _translate(module, inputs, outputs)
     report()
+    share_weights(model)
+    if family.free_batch:
+        free_batch(model)
     rename(model)
     drop_notes(model)
     model.ir_version = min(model.ir_version, MAX_IR_VERSION)

@@ -62,8 +62,9 @@ def write_random_checkpoint(
         # Zero-initialised gates would let whole branches vanish from the logits.
         if name.endswith(("gamma", "gamma_1", "gamma_2")):
             nn.init.normal_(value, std=0.5)
+    state, settings = known.state_dict(model), known.settings(config)
     with atomic_file(path) as temporary:
-        torch.save(known.state_dict(model), temporary)
+        torch.save({"state_dict": state, "config": settings} if settings else state, temporary)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -8,7 +8,10 @@ tensor of more than four dimensions.
 
 from __future__ import annotations
 
+import copy
 import math
+from collections.abc import Iterator
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -16,46 +19,94 @@ from torch import Tensor, nn
 
 from edgeseg.export.backbone import Dinov3Backbone
 
-__all__ = ["StaticBackbone"]
+__all__ = ["StaticBackbone", "StaticTokens", "twin"]
 
 
-class StaticBackbone(nn.Module):
-    """Copy of a loaded backbone for ``grid`` (rows, columns of patches) and a fixed batch."""
+M = TypeVar("M", bound=nn.Module)
 
-    def __init__(self, source: Dinov3Backbone, grid: tuple[int, int], batch: int) -> None:
+
+def twin(module: M) -> M:
+    """A copy of the modules over the same parameters: other names in a graph, the same weights."""
+    shared = [*module.parameters(), *module.buffers()]
+    return copy.deepcopy(module, {id(value): value for value in shared})
+
+
+class _StaticTransformer(nn.Module):
+    """What depends on the patch grid (rows, columns) alone: RoPE tables, blocks with one qkv."""
+
+    def __init__(self, source: Dinov3Backbone, grid: tuple[int, int]) -> None:
         super().__init__()
         config = source.config
-        self.grid = grid
-        self.batch = batch
         self.width = config.width
         self.prefix_tokens = config.prefix_tokens
         self.taps = source.taps
         self.patch_embed = source.patch_embed.proj
-        prefix = torch.cat((source.cls_token, source.reg_token), dim=1).detach()
-        self.register_buffer("prefix", prefix.expand(batch, -1, -1).contiguous())
+        self.blocks = nn.ModuleList(_Block(block, config.heads) for block in source.blocks)
+        self.norm = source.norm
+        self._set_tables(source, grid)
+
+    def _set_tables(self, source: Dinov3Backbone, grid: tuple[int, int]) -> None:
         sine, cosine = _rope_tables(source, grid)
-        scale = config.head_width**-0.5
+        scale = source.config.head_width**-0.5
+        self.grid = grid
         self.register_buffer("query_sine", sine * scale)
         self.register_buffer("query_cosine", cosine * scale)
         self.register_buffer("key_sine", sine)
         self.register_buffer("key_cosine", cosine)
-        self.blocks = nn.ModuleList(_Block(block, config.heads) for block in source.blocks)
-        self.norm = source.norm
+
+    def transform(self, tokens: Tensor) -> Iterator[Tensor]:
+        """Patch tokens (N, patches, width) after the final norm, of one tapped block at a time."""
+        turn_query = (self.query_sine, self.query_cosine)
+        turn_key = (self.key_sine, self.key_cosine)
+        for index, block in enumerate(self.blocks):
+            tokens = block(tokens, turn_query, turn_key)
+            if index in self.taps:
+                yield self.norm(tokens.narrow(1, self.prefix_tokens, math.prod(self.grid)))
+
+
+class StaticBackbone(_StaticTransformer):
+    """Copy of a loaded backbone for ``grid`` (rows, columns of patches) and a fixed batch."""
+
+    def __init__(self, source: Dinov3Backbone, grid: tuple[int, int], batch: int) -> None:
+        super().__init__(source, grid)
+        self.batch = batch
+        prefix = torch.cat((source.cls_token, source.reg_token), dim=1).detach()
+        self.register_buffer("prefix", prefix.expand(batch, -1, -1).contiguous())
 
     def forward(self, image: Tensor) -> tuple[Tensor, ...]:
         """Tapped features (batch, width, rows, columns) of an image that fits the grid."""
         count = math.prod(self.grid)
         patches = self.patch_embed(image).reshape(self.batch, self.width, count).transpose(1, 2)
         tokens = torch.cat((self.prefix, patches), dim=1)
-        turn_query = (self.query_sine, self.query_cosine)
-        turn_key = (self.key_sine, self.key_cosine)
-        maps = []
-        for index, block in enumerate(self.blocks):
-            tokens = block(tokens, turn_query, turn_key)
-            if index in self.taps:
-                tapped = self.norm(tokens.narrow(1, self.prefix_tokens, count)).transpose(1, 2)
-                maps.append(tapped.reshape(self.batch, self.width, *self.grid))
-        return tuple(maps)
+        return tuple(
+            tapped.transpose(1, 2).reshape(self.batch, self.width, *self.grid)
+            for tapped in self.transform(tokens)
+        )
+
+
+class StaticTokens(_StaticTransformer):
+    """Copy of a loaded backbone for ``grid`` that gives tokens, with no constant of the batch.
+
+    Prefix tokens are added to rows of zeros, so that they are one constant for any batch; a graph
+    of several images can be reshaped to fewer.
+    """
+
+    def _set_tables(self, source: Dinov3Backbone, grid: tuple[int, int]) -> None:
+        super()._set_tables(source, grid)
+        prefix = torch.cat((source.cls_token, source.reg_token), dim=1).detach()
+        self.register_buffer("prefix", F.pad(prefix, (0, 0, 0, math.prod(grid))))
+
+    def for_grid(self, source: Dinov3Backbone, grid: tuple[int, int]) -> StaticTokens:
+        """The same for another grid, over the same parameters; made of the same ``source``."""
+        other = twin(self)
+        other._set_tables(source, grid)
+        return other
+
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        """Tapped patch tokens (N, patches, width) of images that fit the grid."""
+        patches = self.patch_embed(image).flatten(2).transpose(1, 2)
+        tokens = F.pad(patches, (0, 0, self.prefix_tokens, 0)) + self.prefix
+        return tuple(self.transform(tokens))
 
 
 _Turn = tuple[Tensor, Tensor]

@@ -39,7 +39,7 @@ def test_frames_are_the_preprocessed_pictures_each_time(tmp_path: Path) -> None:
     for _ in range(2):
         found = list(frames)
         assert len(found) == len(frames) == 5
-        for a, b in zip(found, expected, strict=True):
+        for (a,), b in zip(found, expected, strict=True):
             assert a.dtype == np.float32 and a.shape == (1, 3, 32, 48)
             np.testing.assert_array_equal(a, b)
     assert frames.sources == tuple(f"case{i}.png" for i in range(5))
@@ -66,14 +66,14 @@ def test_videos_count_by_their_frames(tmp_path: Path, monkeypatch: pytest.Monkey
     assert sum(name.endswith(".png") for name in frames.sources) == 2
     assert frames.sources[-1] == "clip.mp4"
     seen: list[int] = []
-    preprocess = Preprocessor(SPEC)
 
-    def spy(image: np.ndarray) -> np.ndarray:
-        if image.shape[1] == 160:
-            seen.append(number_of(image))
-        return preprocess(image)
+    class Spy(Preprocessor):
+        def tensors(self, frame: np.ndarray) -> tuple[np.ndarray, ...]:
+            if frame.shape[1] == 160:
+                seen.append(number_of(frame))
+            return super().tensors(frame)
 
-    monkeypatch.setattr(frames, "_preprocess", spy)
+    monkeypatch.setattr(frames, "_preprocess", Spy(SPEC))
     assert len(list(frames)) == 8
     with open_source(tmp_path / "clip.mp4") as source:
         numbers = [number_of(frame.image) for frame in source]
@@ -145,10 +145,10 @@ def test_arrays_are_written_frame_by_frame_and_bounded(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     frames = CalibrationFrames.open(pictures(tmp_path / "d", 3), SPEC)
-    frames.save_array(tmp_path / "x.npy")
+    frames.save_arrays([tmp_path / "x.npy"])
     array = np.load(tmp_path / "x.npy", allow_pickle=False)
-    np.testing.assert_array_equal(array, np.concatenate(list(frames)))
+    np.testing.assert_array_equal(array, np.concatenate([tensor for (tensor,) in frames]))
     monkeypatch.setattr(frames_module, "MAX_ARRAY_BYTES", 2 * 3 * 32 * 48 * 4)
     with pytest.raises(CalibrationError, match="at most 2 calibration frames"):
-        frames.save_array(tmp_path / "y.npy")
+        frames.save_arrays([tmp_path / "y.npy"])
     assert not (tmp_path / "y.npy").exists()

@@ -114,7 +114,7 @@ def test_scales_are_modelopts_and_weights_are_codes(results: dict[str, Any], fol
 def test_the_answer_is_kept(
     results: dict[str, Any], frames: Any, folder: Path, backend: Any
 ) -> None:
-    image = next(iter(frames))
+    (image,) = next(iter(frames))
     runtime: Any = "onnxruntime" if backend == "onnxruntime" else "openvino"
     answers = []
     for path in (folder / "vit.onnx", results[backend].path):
@@ -181,7 +181,7 @@ def test_a_real_failure_of_modelopt_is_reported(tmp_path: Path) -> None:
     """The worker itself: a model that does not exist."""
     np.save(tmp_path / "frames.npy", np.zeros((1, 3, 8, 8), np.float32))
     (tmp_path / "request.json").write_text(
-        '{"model": "absent.onnx", "frames": "%s", "input": "image", "method": "max", '
+        '{"model": "absent.onnx", "frames": {"image": "%s"}, "method": "max", '
         '"exclude": [], "output": "out.onnx"}' % (tmp_path / "frames.npy")
     )
     worker = Path(modelopt.__file__).with_name("_modelopt_worker.py")

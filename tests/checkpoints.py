@@ -22,6 +22,7 @@ LAYOUTS = (
     "segdino_v1_fine",
     "segdino_v2",
     "segdino_v2_first",
+    "dino_mvr",
 )
 """What `make_state_dict` makes; ``segdino_v1_old`` is v1 before ``head.proj``."""
 
@@ -79,6 +80,7 @@ def make_state_dict(
     projects: tuple[int, int, int, int] = (8, 12, 16, 20),
     classes: int = 1,
     norm: str = "group",
+    hidden: tuple[int, int, int] = (12, 16, 20),
     key_bias: bool = False,
     seed: int = 0,
 ) -> dict[str, Tensor]:
@@ -92,6 +94,7 @@ def make_state_dict(
         features, projects: of v1 and its fine-grained variant.
         classes: channels of the logits.
         norm: ``group`` or ``batch``, in v2's decoders.
+        hidden: widths of DINO-MVR's probes.
         key_bias: let ``bias_mask`` pass the key bias, which released models mask out.
         seed: of the weights.
     """
@@ -101,6 +104,10 @@ def make_state_dict(
         _v2(weights, width, decoder_channels, classes, norm)
     elif layout == "segdino_v2_first":
         _v2_first(weights, width, classes, norm)
+    elif layout == "dino_mvr":
+        for i, inner in enumerate(hidden):
+            weights.matrix(f"probes.{i}.0", inner, width)
+            weights.matrix(f"probes.{i}.2", classes, inner)
     elif layout in ("segdino_v1", "segdino_v1_old", "segdino_v1_fine"):
         for i, channels in enumerate(projects):
             weights.matrix(f"head.projects.{i}", channels, width, 1, 1)
@@ -116,9 +123,19 @@ def make_state_dict(
     return weights.state
 
 
-def make_checkpoint(path: Path, layout: str = "segdino_v2", **hyper: Any) -> Path:
-    """Save `make_state_dict` to ``path`` with ``torch.save``, and return the path."""
-    torch.save(make_state_dict(layout, **hyper), path)
+def make_checkpoint(
+    path: Path,
+    layout: str = "segdino_v2",
+    *,
+    config: dict[str, Any] | None = None,
+    **hyper: Any,
+) -> Path:
+    """Save `make_state_dict` to ``path`` with ``torch.save``, and return the path.
+
+    With ``config``, a nested state dict with the config beside it.
+    """
+    state = make_state_dict(layout, **hyper)
+    torch.save(state if config is None else {"state_dict": state, "config": config}, path)
     return path
 
 

@@ -18,8 +18,13 @@ State = dict[str, Tensor]
 
 
 def reference_logits(layout: str, state: State, image: Tensor, heads: int) -> Tensor:
-    """Logits (N, C, H, W) in float64 of a normalised image (N, 3, H, W)."""
+    """Logits (N, C, H, W) in float64 of a normalised image (N, 3, H, W).
+
+    Those of DINO-MVR stay on the patch grid: (N, C, H/16, W/16).
+    """
     weights = {key: value.double() for key, value in state.items()}
+    if layout == "dino_mvr":
+        return _mvr(weights, image.double(), heads)
     maps = reference_features(weights, image.double(), heads)
     decode = {
         "segdino_v1": _v1,
@@ -32,8 +37,13 @@ def reference_logits(layout: str, state: State, image: Tensor, heads: int) -> Te
     return _bilinear(logits, image.shape[-2:], align_corners=layout != "segdino_v2")
 
 
-def reference_features(w: State, image: Tensor, heads: int, raw: bool = False) -> list[Tensor]:
-    """The four tapped feature maps (N, D, h, w), each after the final norm unless ``raw``."""
+def reference_features(
+    w: State, image: Tensor, heads: int, raw: bool = False, blocks: list[int] | None = None
+) -> list[Tensor]:
+    """The tapped feature maps (N, D, h, w), each after the final norm unless ``raw``.
+
+    SegDINO's four, or those of ``blocks``.
+    """
     width = w["backbone.cls_token"].shape[-1]
     depth = 1 + max(int(k.split(".")[2]) for k in w if k.startswith("backbone.blocks."))
     taps = {
@@ -61,7 +71,7 @@ def reference_features(w: State, image: Tensor, heads: int, raw: bool = False) -
         }
         x = x + block["ls1.gamma"] * _attention(block, _norm(x, block, "norm1"), heads, angles)
         x = x + block["ls2.gamma"] * _mlp(block, _norm(x, block, "norm2"))
-        if i in taps[depth]:
+        if i in (blocks or taps[depth]):
             tap = x if raw else _norm(x, w, "backbone.norm")
             tap = tap[:, prefix.shape[1] :]
             out.append(tap.transpose(1, 2).reshape(n, width, rows, columns))
@@ -224,6 +234,18 @@ def _v2(w: State, maps: list[Tensor]) -> Tensor:
         x = _conv(x, w, f"decoder.tpa_branch_{i + 1}.conv")
         levels.append(_residual(x, w, f"decoder.sad_intra_{i + 1}", *parts))
     return _conv(_top_down(levels, w, "decoder.sad_inter_", parts), w, "decoder.out_conv")
+
+
+def _mvr(w: State, image: Tensor, heads: int) -> Tensor:
+    depth = 1 + max(int(k.split(".")[2]) for k in w if k.startswith("backbone.blocks."))
+    maps = reference_features(w, image, heads, blocks=[depth - 3, depth - 2, depth - 1])
+    total = torch.zeros((), dtype=torch.float64)
+    for i, m in enumerate(maps):
+        first, second = w[f"probes.{i}.0.weight"], w[f"probes.{i}.2.weight"]
+        hidden = torch.einsum("ndyx,kd->nkyx", m, first) + w[f"probes.{i}.0.bias"][:, None, None]
+        logits = torch.einsum("nkyx,ck->ncyx", _gelu(hidden), second)
+        total = total + logits + w[f"probes.{i}.2.bias"][:, None, None]
+    return total / 3
 
 
 def _v2_first(w: State, maps: list[Tensor]) -> Tensor:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import logging
+import math
 import os
 import warnings
 from collections.abc import Callable, Mapping
@@ -36,6 +38,12 @@ HYPER: dict[str, dict[str, Any]] = {
     "segdino_v1_fine": {"features": 24, "registers": 2},
     "segdino_v2": {"decoder_channels": 64, "key_bias": True},
     "segdino_v2_first": {"norm": "batch", "classes": 2, "depth": 5},
+    "dino_mvr": {
+        "classes": 2,
+        "width": 96,
+        "heads": 3,
+        "config": {"resolutions": [[96, 64], [224, 320]], "flips": ["v"]},
+    },
 }
 """One graph a layout, so made that together they vary everything that can vary."""
 
@@ -65,6 +73,9 @@ def _openvino(path: Path) -> Run:
 
 RUNTIMES = {"onnxruntime": _onnxruntime, "openvino": _openvino}
 
+VIEWS = {"dino_mvr": 2}
+"""Inputs of a graph; one if not named."""
+
 Exported = dict[str, tuple[LoadedCheckpoint, ExportedGraph]]
 
 
@@ -86,8 +97,11 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
 def test_graph_equals_torch(exported: Exported, layout: str, runtime: str) -> None:
     loaded, graph = exported[layout]
     run = RUNTIMES[runtime](graph.path)
-    ramp = np.linspace(-2, 2, 3 * 224 * 320, dtype=np.float32).reshape(1, 3, 224, 320)
-    record = check_parity(loaded, SIZE, run, runtime=runtime, tensors=[{"image": ramp}])
+    ramps = {
+        spec.name: np.linspace(-2, 2, math.prod(spec.shape), dtype=np.float32).reshape(spec.shape)
+        for spec in graph.inputs
+    }
+    record = check_parity(loaded, SIZE, run, runtime=runtime, tensors=[ramps])
     assert record.runtime == runtime
     assert 0 <= record.relative <= 1e-4
     assert record.logit_range > 0.1
@@ -97,13 +111,17 @@ def test_graph_equals_torch(exported: Exported, layout: str, runtime: str) -> No
 def test_graph_equals_the_reference(exported: Exported, layout: str) -> None:
     """Without torch's formulation in between."""
     _, graph = exported[layout]
-    image = torch.randn(1, 3, 224, 320, generator=torch.Generator().manual_seed(5))
-    hyper = HYPER[layout]
+    generator = torch.Generator().manual_seed(5)
+    images = {spec.name: torch.randn(spec.shape, generator=generator) for spec in graph.inputs}
+    hyper = {key: value for key, value in HYPER[layout].items() if key != "config"}
     state = make_state_dict(layout, **hyper)
-    expected = reference_logits(layout, state, image, hyper.get("heads", 2)).numpy()
-    found = _openvino(graph.path)({"image": image.numpy()})["logits"]
-    span = expected.max() - expected.min()
-    assert np.abs(found - expected).max() <= 1e-4 * span
+    answers = _openvino(graph.path)({name: image.numpy() for name, image in images.items()})
+    assert len(images) == len(graph.outputs) == VIEWS.get(layout, 1)
+    for image, spec in zip(images.values(), graph.outputs, strict=True):
+        expected = reference_logits(layout, state, image, hyper.get("heads", 2)).numpy()
+        span = expected.max() - expected.min()
+        assert answers[spec.name].shape == expected.shape
+        assert np.abs(answers[spec.name] - expected).max() <= 1e-4 * span
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -119,8 +137,15 @@ def test_graph_keeps_its_promises(exported: Exported, layout: str) -> None:
     assert not kinds & forbidden
     assert len(graph.nodes) == len(kinds)
     depth = loaded.config.backbone.depth
-    assert graph.nodes["LayerNormalization"] == 2 * depth + 4
-    gelus = {"segdino_v2": depth + 8, "segdino_v2_first": depth + 8, "segdino_v1_old": 0}
+    views = VIEWS.get(layout, 1)
+    taps = 3 if layout == "dino_mvr" else 4
+    assert graph.nodes["LayerNormalization"] == views * (2 * depth + taps)
+    gelus = {
+        "segdino_v2": depth + 8,
+        "segdino_v2_first": depth + 8,
+        "segdino_v1_old": 0,
+        "dino_mvr": views * (depth + 3),
+    }
     assert graph.nodes.get("Gelu", 0) == gelus.get(layout, depth)
     assert "Erf" not in kinds
     for node in nodes:
@@ -146,20 +171,22 @@ def test_names_tell_the_module(exported: Exported, layout: str) -> None:
     assert len(weights) == len(model.graph.initializer)
     by_name = {node.name: node for node in model.graph.node}
     width = loaded.config.backbone.width
-    for block in range(loaded.config.backbone.depth):
-        qkv = by_name[f"/backbone/blocks.{block}/attn/qkv/MatMul"]
+    outermost = [f"/views.{i}" for i in range(VIEWS[layout])] if layout in VIEWS else [""]
+    for view, block in itertools.product(outermost, range(loaded.config.backbone.depth)):
+        qkv = by_name[f"{view}/backbone/blocks.{block}/attn/qkv/MatMul"]
+        # One weight for all views.
         assert qkv.input[1] == f"backbone.blocks.{block}.attn.qkv.weight"
         assert weights[qkv.input[1]].shape == (width, 3 * width)
-        assert f"/backbone/blocks.{block}/attn/proj/MatMul" in by_name
+        assert f"{view}/backbone/blocks.{block}/attn/proj/MatMul" in by_name
         products = [
-            n for n in names if n.startswith(f"/backbone/blocks.{block}/") and "MatMul" in n
+            n for n in names if n.startswith(f"{view}/backbone/blocks.{block}/") and "MatMul" in n
         ]
         assert len(products) == (7 if loaded.config.backbone.mlp == "swiglu" else 6)
     # Every convolution's name leads to the checkpoint's weight.
     saved = loaded.family.state_dict(loaded.model)
     for node in model.graph.node:
         if node.op_type in ("Conv", "ConvTranspose"):
-            path = node.name.removeprefix("/").split("/")[:-1]
+            path = node.name.removeprefix("/").split("/")[layout in VIEWS : -1]
             key = ".".join(path) + ".weight"
             assert key.replace("patch_embed", "patch_embed.proj") in saved, node.name
             assert (
@@ -184,7 +211,14 @@ def test_nothing_of_the_build_machine_is_in_the_file(exported: Exported) -> None
 
 
 def test_specs_say_what_the_file_holds(exported: Exported) -> None:
-    for loaded, graph in exported.values():
+    for layout, (loaded, graph) in exported.items():
+        model = onnx.load(graph.path).graph
+        for specs, values in ((graph.inputs, model.input), (graph.outputs, model.output)):
+            assert [spec.name for spec in specs] == [value.name for value in values]
+        assert graph.data_path is None
+        assert graph.opset == 20
+        if layout in VIEWS:
+            continue
         (image,), (logits,) = graph.inputs, graph.outputs
         assert (image.name, image.dtype, image.shape, image.layout) == (
             "image",
@@ -193,11 +227,6 @@ def test_specs_say_what_the_file_holds(exported: Exported) -> None:
             "NCHW",
         )
         assert (logits.name, logits.shape) == ("logits", (1, loaded.classes, 224, 320))
-        model = onnx.load(graph.path).graph
-        for specs, values in ((graph.inputs, model.input), (graph.outputs, model.output)):
-            assert [spec.name for spec in specs] == [value.name for value in values]
-        assert graph.data_path is None
-        assert graph.opset == 20
 
 
 def test_a_batch_is_the_images_one_by_one(tmp_path: Path) -> None:

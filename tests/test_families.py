@@ -34,7 +34,11 @@ def _logits(state: dict[str, Tensor], image: Tensor) -> Tensor:
     model = family.build(config).eval()
     family.load_weights(model, state)
     with torch.inference_mode():
-        return model(image)
+        answer = model(image)
+    if not isinstance(answer, tuple):
+        return answer
+    (logits,) = answer
+    return logits
 
 
 def _image(height_px: int, width_px: int, seed: int = 0) -> Tensor:
@@ -180,6 +184,9 @@ def test_hyperparameters_survive_the_round_trip(
         "qkv_bias": True,
     }
     assert found["classes"] == loaded.classes == hyper.get("classes", 1)
+    if layout == "dino_mvr":
+        assert found["hidden"] == [12, 16, 20]
+        return
     if layout == "segdino_v2":
         assert found["decoder_channels"] == hyper.get("decoder_channels", 16)
     if layout.startswith("segdino_v2"):
@@ -231,6 +238,8 @@ def test_authors_preprocessing_and_readout(tmp_path: Path) -> None:
         assert one.family.readout(one.config).threshold == 0.5
         many = load(make_checkpoint(tmp_path / "many.pth", layout, classes=3))
         assert many.family.readout(many.config).activation == "softmax"
+        if layout == "dino_mvr":
+            continue
         assert many.family.inputs(many.config, size)[0].shape == (1, 3, 256, 320)
         assert many.family.outputs(many.config, size)[0].shape == (1, 3, 256, 320)
 

@@ -116,21 +116,22 @@ class SlabSmoother:
             return None
         end = self._start + self._size
         until = self._slices if end == self._slices else end - self._radius
-        first, count = self._done, until - self._done
-        smoothed = kernels.smooth_z(
+        first = self._done
+        masks = np.empty((until - first, *window.shape[2:]), np.uint8)
+        kernels.smooth_z(
             window[0] if len(window) == 1 else window,
             self._weights,
             first=first - self._start,
-            count=count,
+            count=len(masks),
             threshold=self._threshold,
             probability=False,
             mask=True,
+            mask_out=masks,
             threads=self._threads,
         )
         self._done = until
         if end < self._slices:
             self._advance(window)
-        masks: npt.NDArray[np.uint8] = smoothed.mask
         return first, masks
 
     def _advance(self, window: npt.NDArray[np.float32]) -> None:

@@ -18,8 +18,19 @@ if TYPE_CHECKING:
     from edgeseg.workflows.build import build
     from edgeseg.workflows.evaluate import evaluate
     from edgeseg.workflows.run import run
+    from edgeseg.workflows.segment import segment
 
-__all__ = ["Model", "Result", "__version__", "benchmark", "build", "evaluate", "open", "run"]
+__all__ = [
+    "Model",
+    "Result",
+    "__version__",
+    "benchmark",
+    "build",
+    "evaluate",
+    "open",
+    "run",
+    "segment",
+]
 __version__ = "0.1.0"
 
 _HOMES = {
@@ -30,6 +41,7 @@ _HOMES = {
     "build": "edgeseg.workflows.build",
     "evaluate": "edgeseg.workflows.evaluate",
     "run": "edgeseg.workflows.run",
+    "segment": "edgeseg.workflows.segment",
 }
 
 

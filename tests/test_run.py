@@ -18,6 +18,7 @@ import edgeseg
 from edgeseg.dataset import read_mask
 from edgeseg.errors import DataError, OutputError, TruncatedVideoError, UsageError
 from edgeseg.overlay import Overlay, default_colours
+from edgeseg.settings import Settings
 from edgeseg.video import open_source
 
 
@@ -291,3 +292,41 @@ def test_a_real_clip(bundle: Path, tmp_path: Path) -> None:
         assert source.size == original.size
         assert [f.time_s for f in source] == pytest.approx([f.time_s for f in original], abs=1e-4)
     assert report.frames == 20
+
+
+def test_masks_are_smoothed_over_a_video_and_start_anew_after_a_gap(
+    bundle: Path, threshold: float, tmp_path: Path
+) -> None:
+    """Against the recursion in float64, frame by frame, at the video's own times."""
+    times = [Fraction(i, 25) for i in range(10)] + [Fraction(i + 30, 25) for i in range(6)]
+    clip = write_video(tmp_path / "clip.mp4", frames=16, times_s=times)
+    out = tmp_path / "masks.mkv"
+    report = edgeseg.run(
+        bundle,
+        clip,
+        out,
+        mask_only=True,
+        threshold=threshold,
+        settings=Settings(time_constant_ms=80.0),
+    )
+    assert report.resets == ((pytest.approx(1200.0), "gap"),)
+    assert "started anew at 1.20 s (gap)" in str(report)
+    images, found_times = decode_all(clip)
+    masks, _ = decode_all(out, "gray")
+    state = None
+    with edgeseg.open(bundle) as model, edgeseg.open(bundle) as smooth:
+        height, width = smooth.manifest.preprocess.height_px, smooth.manifest.preprocess.width_px
+        for i, (image, mask) in enumerate(zip(images, masks, strict=True)):
+            single = model.read_grid(model.infer(model.preprocess(image))).probability()
+            gap_s = float(found_times[i] - found_times[i - 1]) if i else 1.0
+            keep = 0.0 if gap_s > 0.5 else np.exp(-gap_s / 0.08)
+            state = single if state is None else keep * state + (1 - keep) * single
+            assert state.shape == (height, width)
+            at_frame = cv2.resize(state.astype(np.float32), image.shape[1::-1])
+            clear = np.abs(at_frame - threshold) > 1e-4
+            np.testing.assert_array_equal((mask > 127)[clear], (at_frame > threshold)[clear])
+
+
+def test_smoothing_over_time_is_for_videos(bundle: Path, pictures: Path, tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="no video"):
+        edgeseg.run(bundle, pictures, tmp_path / "out", settings=Settings(time_constant_ms=80.0))

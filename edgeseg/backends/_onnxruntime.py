@@ -72,7 +72,7 @@ class OnnxRuntimeEngine(Engine):
             )
         self._run_options = ort.RunOptions()
         # Nodes that lead to none of the wanted outputs are left out.
-        self._run_options.add_run_config_entry("only_execute_path_to_fetches", "1")
+        self._run_options.only_execute_path_to_fetches = True
         inputs = tuple(_spec(port) for port in self._session.get_inputs())
         outputs = tuple(_spec(port) for port in self._session.get_outputs())
         # The library asks for every input all the same.

@@ -13,15 +13,19 @@ from __future__ import annotations
 from edgeseg.kernels._fuse import Fused, View, fuse_views
 from edgeseg.kernels._library import LibraryInfo, library_info
 from edgeseg.kernels._resize import resize_normalize, resize_u8
+from edgeseg.kernels._smooth import Smoothed, gaussian_weights, smooth_z
 from edgeseg.kernels._views import resize_normalize_views
 
 __all__ = [
     "Fused",
     "LibraryInfo",
+    "Smoothed",
     "View",
     "fuse_views",
+    "gaussian_weights",
     "library_info",
     "resize_normalize",
     "resize_normalize_views",
     "resize_u8",
+    "smooth_z",
 ]

@@ -8,15 +8,17 @@
 
 #include "edgeseg/kernels.h"
 #include "resizer.h"
+#include "smooth.h"
 #include "thread_pool.h"
 
 struct edgeseg_context {
-    explicit edgeseg_context(int isa) : isa(isa), resizer(isa, pool) {}
+    explicit edgeseg_context(int isa) : isa(isa), resizer(isa, pool), smoother(isa, pool) {}
 
     const int isa;
     std::mutex mutex;  // calls on one context take turns
     edgeseg::ThreadPool pool;
     edgeseg::Resizer resizer;
+    edgeseg::Smoother smoother;
 };
 
 namespace edgeseg {

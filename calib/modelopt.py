@@ -10,6 +10,7 @@ gets the original back. For TensorRT the rest becomes FP16.
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import json
 import re
@@ -191,8 +192,12 @@ def _attention_products(graph: Graph) -> list[str]:
 
 
 def _fold_weights(graph: Graph) -> None:
-    """Store constants that are quantised in the graph as their codes."""
+    """Store constants that are quantised in the graph as their codes, equal ones once.
+
+    ModelOpt gives every reader of a weight a copy of its own.
+    """
     kept = []
+    stored: dict[tuple[tuple[int, ...], bytes], str] = {}
     for node in graph.nodes:
         value = graph.value(node.input[0]) if node.op_type == "QuantizeLinear" else None
         if value is None:
@@ -206,9 +211,11 @@ def _fold_weights(graph: Graph) -> None:
             along[next((a.i for a in node.attribute if a.name == "axis"), 1)] = -1
         # Single precision, as QuantizeLinear is defined: the quotient decides ties.
         codes = np.clip(np.rint(value / scale.reshape(along)), -128, 127).astype(np.int8)
-        name = graph.add_constant(f"{node.input[0]}_codes", codes)
+        key = (codes.shape, hashlib.sha256(codes.tobytes()).digest())
+        if key not in stored:
+            stored[key] = graph.add_constant(f"{node.input[0]}_codes", codes)
         for reader in graph.consumers(node.output[0]):
-            reader.input[0] = name
+            reader.input[0] = stored[key]
     graph.nodes = kept
     graph.index()
 

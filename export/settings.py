@@ -41,7 +41,7 @@ def read_settings(path: Path, config: Any = None) -> dict[str, Any]:
     if config is not None:
         if beside.exists():
             logger.warning("%s holds its settings itself: %s is not read", path, beside.name)
-        return _object(config, f"'config' in {path}")
+        return _object(config, f"'config' in {path.name}")
     if not beside.exists():
         return {}
     return _object(_read_json(beside), str(beside))

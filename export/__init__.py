@@ -11,7 +11,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from edgeseg.export.backbone_source import read_backbone
     from edgeseg.export.family import Family, InputSize
+    from edgeseg.export.fit import fit_probes, write_checkpoint
     from edgeseg.export.loading import CheckpointInfo, LoadedCheckpoint, inspect, load
     from edgeseg.export.onnx_export import ExportedGraph, export_onnx
     from edgeseg.export.parity import check_parity
@@ -25,9 +27,12 @@ __all__ = [
     "LoadedCheckpoint",
     "check_parity",
     "export_onnx",
+    "fit_probes",
     "inspect",
     "known_families",
     "load",
+    "read_backbone",
+    "write_checkpoint",
 ]
 
 _HOMES = {
@@ -38,9 +43,12 @@ _HOMES = {
     "LoadedCheckpoint": "loading",
     "check_parity": "parity",
     "export_onnx": "onnx_export",
+    "fit_probes": "fit",
     "inspect": "loading",
     "known_families": "registry",
     "load": "loading",
+    "read_backbone": "backbone_source",
+    "write_checkpoint": "fit",
 }
 
 

@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -69,6 +69,16 @@ _GEOMETRY_FIELDS = (
     "xyzt_units",
     "dim_info",
 )
+
+
+class _Stream(Protocol):
+    """What is needed of an open file, compressed or not."""
+
+    def read(self, size: int, /) -> bytes:
+        """Up to ``size`` bytes; none at the end."""
+
+    def seek(self, offset: int, /) -> int:
+        """Go to a byte."""
 
 
 @dataclass(frozen=True)
@@ -242,7 +252,7 @@ def nifti_stem(path: Path) -> str:
 
 
 @contextlib.contextmanager
-def _open(path: Path) -> Iterator[tuple[IO[bytes], int]]:
+def _open(path: Path) -> Iterator[tuple[_Stream, int]]:
     """The uncompressed bytes of a file, and the most that there can be."""
     try:
         with path.open("rb") as raw:
@@ -265,7 +275,7 @@ def _open(path: Path) -> Iterator[tuple[IO[bytes], int]]:
         raise DataError(f"{path}: cannot be read: {error.strerror or error}") from error
 
 
-def _read_header(stream: IO[bytes], path: Path, most_bytes: int) -> tuple[Any, Geometry]:
+def _read_header(stream: _Stream, path: Path, most_bytes: int) -> tuple[Any, Geometry]:
     """The header, judged; the stream stands behind it."""
     nibabel = require("nibabel", "volumes")
     block = stream.read(max(_HEADER_BYTES))
@@ -351,12 +361,12 @@ def _geometry(header: Any, shape: tuple[int, int, int], path: Path) -> Geometry:
 
 
 def _read_voxels(
-    stream: IO[bytes], header: Any, shape: tuple[int, int, int], path: Path
+    stream: _Stream, header: Any, shape: tuple[int, int, int], path: Path
 ) -> npt.NDArray[Any]:
     """The voxels as stored: (i, j, k), i fastest."""
     stream.seek(header.get_data_offset())
     flat = np.empty(math.prod(shape), header.get_data_dtype())
-    target = memoryview(flat.view(np.uint8))
+    target = flat.view(np.uint8)
     done = 0
     while done < len(target):
         part = stream.read(min(_READ_BYTES, len(target) - done))
@@ -365,7 +375,7 @@ def _read_voxels(
                 f"{path}: the file breaks off (truncated) after {done // flat.itemsize} of "
                 f"{flat.size} voxels: copy it again"
             )
-        target[done : done + len(part)] = part
+        target[done : done + len(part)] = np.frombuffer(part, np.uint8)
         done += len(part)
     return flat.reshape(shape, order="F")
 

@@ -58,12 +58,14 @@ class SliceOrder:
 
     def to_slices(self, voxels: npt.NDArray[Voxels]) -> npt.NDArray[Voxels]:
         """A view (slice, row, column) of voxels in file order."""
-        return voxels.transpose(self.axes)[self._steps()]
+        slices: npt.NDArray[Voxels] = voxels.transpose(self.axes)[self._steps()]
+        return slices
 
     def to_file(self, slices: npt.NDArray[Voxels]) -> npt.NDArray[Voxels]:
         """A view in file order of voxels (slice, row, column)."""
         i, j, k = (self.axes.index(axis) for axis in range(3))
-        return slices[self._steps()].transpose(i, j, k)
+        voxels: npt.NDArray[Voxels] = slices[self._steps()].transpose(i, j, k)
+        return voxels
 
     def _steps(self) -> tuple[Any, ...]:
         return tuple(slice(None, None, -1 if back else None) for back in self.reversed_)

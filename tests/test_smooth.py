@@ -102,7 +102,7 @@ def test_weights_are_those_of_scipy(sigma: float, truncate: float) -> None:
     weights = kernels.gaussian_weights(sigma, truncate)
     assert weights.shape == (radius + 1,)
     assert weights[0] + 2 * weights[1:].sum() == pytest.approx(1.0, abs=1e-14)
-    if sigma * sigma > 0.0:
+    if sigma > 1e-100:  # below, scipy gives NaN
         np.testing.assert_array_equal(
             weights, filters._gaussian_kernel1d(sigma, 0, radius)[radius:]
         )

@@ -75,7 +75,7 @@ def gaussian_weights(sigma: float, truncate: float = 4.0) -> npt.NDArray[np.floa
     distance = np.arange(-int(reach), int(reach) + 1)
     # The variance may underflow to 0, where the division then gives the limit: one weight of 1.
     variance = np.float64(sigma * sigma)
-    with np.errstate(divide="ignore", invalid="ignore"):
+    with np.errstate(divide="ignore", invalid="ignore", over="ignore"):
         exponent = np.where(distance == 0, 0.0, -0.5 / variance * distance**2)
     weights = np.exp(exponent)
     half: npt.NDArray[np.float64] = (weights / weights.sum())[int(reach) :]

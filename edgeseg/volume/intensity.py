@@ -42,6 +42,9 @@ DEFAULT_VOLUME = VolumeSpec("zscore")
 ZSCORE_CLIP = 4.0
 """Standard deviations to either side of the mean that are shown."""
 
+_GATHERED = 16
+"""Slices; as many float32 as a cache line holds."""
+
 Float = npt.NDArray[np.float32]
 
 
@@ -101,7 +104,7 @@ def grey_window(slices: Float, normalization: Normalization, name: str) -> tuple
     if kind == "minmax":
         return smallest, largest
     if kind == "zscore":
-        if all(bool(((plane == smallest) | (plane == largest)).all()) for plane in slices):
+        if all(bool(((plane == smallest) | (plane == largest)).all()) for plane in _planes(slices)):
             raise DataError(
                 f"{name}: every voxel above the minimum {smallest:g} is {largest:g}, so there are "
                 "no z-scores: use the normalisation minmax"
@@ -143,21 +146,31 @@ def normalize_volume(scan: Scan, spec: VolumeSpec) -> npt.NDArray[np.uint8]:
     slices = slice_order(scan.geometry, spec.axis).to_slices(scan.voxels)
     low, high = grey_window(slices, normalization, str(scan.path))
     grey = np.empty(slices.shape, np.uint8)
-    for source, target in zip(slices, grey, strict=True):
+    for source, target in zip(_planes(slices), grey, strict=True):
         share = (source.astype(np.float64) - low) / (high - low)
         np.rint(255.0 * np.clip(share, 0.0, 1.0), out=share)
         target[...] = share
     return grey
 
 
+def _planes(slices: Float) -> Iterator[Float]:
+    """The slices one by one, contiguous.
+
+    They are gathered a few at a time: across the order of the file, each read of memory brings
+    voxels of several neighbouring slices.
+    """
+    for start in range(0, len(slices), _GATHERED):
+        yield from np.ascontiguousarray(slices[start : start + _GATHERED])
+
+
 def _moments_above(slices: Float, minimum: float) -> tuple[float, float]:
     """Mean and standard deviation of the voxels above ``minimum``, of which several differ."""
 
     def above() -> Iterator[npt.NDArray[np.float64]]:
-        # A boolean index lists the voxels row by row, whatever the strides.
-        return (plane[plane > minimum].astype(np.float64) for plane in slices)
+        return (plane[plane > minimum].astype(np.float64) for plane in _planes(slices))
 
-    count = sum(voxels.size for voxels in above())
-    mean = math.fsum(float(voxels.sum()) for voxels in above()) / count
+    parts = [(voxels.size, float(voxels.sum())) for voxels in above()]
+    count = sum(size for size, _ in parts)
+    mean = math.fsum(total for _, total in parts) / count
     squares = math.fsum(float(np.square(voxels - mean).sum()) for voxels in above())
     return mean, math.sqrt(squares / count)

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from edgeseg.workflows.benchmark import benchmark
     from edgeseg.workflows.build import build
     from edgeseg.workflows.evaluate import evaluate
+    from edgeseg.workflows.fit import fit
     from edgeseg.workflows.run import run
     from edgeseg.workflows.segment import segment
 
@@ -27,6 +28,7 @@ __all__ = [
     "benchmark",
     "build",
     "evaluate",
+    "fit",
     "open",
     "run",
     "segment",
@@ -40,6 +42,7 @@ _HOMES = {
     "benchmark": "edgeseg.workflows.benchmark",
     "build": "edgeseg.workflows.build",
     "evaluate": "edgeseg.workflows.evaluate",
+    "fit": "edgeseg.workflows.fit",
     "run": "edgeseg.workflows.run",
     "segment": "edgeseg.workflows.segment",
 }

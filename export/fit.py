@@ -76,7 +76,8 @@ def fit_probes(
         CheckpointError: the backbone's features are not finite.
         OutputError: the temporary folder has no room for the features.
     """
-    model = FAMILY.build(config).eval().requires_grad_(False)
+    with torch.random.fork_rng(devices=[]):
+        model = FAMILY.build(config).eval().requires_grad_(False)
     model.backbone.load_checkpoint(source.weights)
     # Slices of one volume together, so that it is read once.
     samples = sorted((*learn, *held_out), key=lambda sample: (sample.group, sample.place))

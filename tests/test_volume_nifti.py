@@ -172,6 +172,11 @@ BROKEN = {
         lambda p: patched(save(p, ramp()), "vox_offset", np.inf),
         "makes no sense",
     ),
+    "an unknown orientation code": (
+        lambda p: patched(save(p, ramp()), "sform_code", 128),
+        "orientation codes 128 and",
+    ),
+    "an unknown unit": (lambda p: patched(save(p, ramp()), "xyzt_units", 7), "unit of length 7"),
     "a dimension count of 99": (lambda p: patched(save(p, ramp()), "dim", 99, 0), "damaged"),
 }
 
@@ -183,6 +188,28 @@ def test_broken_files_are_refused_with_the_reason(tmp_path, case):
     with pytest.raises(DataError, match=message) as caught:
         read_scan(path)
     assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("kind", [nib.Nifti1Image, nib.Nifti2Image])
+def test_damaged_headers_end_in_an_error_or_a_scan_that_makes_sense(tmp_path, kind):
+    path = save(tmp_path / "scan.nii", ramp((3, 4, 5)), kind=kind)
+    content = path.read_bytes()
+    header_bytes = 348 if kind is nib.Nifti1Image else 540
+    rng = np.random.default_rng(7)
+    refused = 0
+    for _ in range(200):
+        damaged = bytearray(content)
+        for position in rng.integers(0, header_bytes, 2):
+            damaged[position] = rng.choice([0, 1, 127, 128, 255, rng.integers(0, 256)])
+        path.write_bytes(bytes(damaged))
+        try:
+            scan = read_scan(path)
+        except DataError:
+            refused += 1
+            continue
+        assert np.isfinite(scan.voxels).all()
+        assert min(scan.geometry.spacing_mm) > 0.0
+    assert 10 < refused < 190
 
 
 @pytest.mark.parametrize("content", [b"", b"x" * 200, b"x" * 5000, b"\x1f\x8b" + b"y" * 600])
@@ -295,7 +322,7 @@ def test_labels_are_written_on_the_very_grid(tmp_path, suffix, kind):
         ours, theirs = (getattr(i.header, get)(coded=True) for i in (written, image))
         np.testing.assert_array_equal(ours[0], theirs[0])
         assert ours[1] == theirs[1]
-    assert written.header.get_xyzt_units() == ("mm", "sec")
+    assert written.header.get_xyzt_units() == ("mm", "unknown")
     assert written.header.get_zooms() == image.header.get_zooms()
     assert not written.header.extensions
     content = out.read_bytes()

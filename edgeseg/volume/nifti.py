@@ -47,7 +47,12 @@ _DEFLATE_MAX_RATIO = 1032
 """Deflate spends at least 2 bits on 258 bytes (zlib's technical notes)."""
 _HEADER_BYTES = {348: "Nifti1Header", 540: "Nifti2Header"}
 _READ_BYTES = 1 << 22
-_UNIT_MM = {"meter": 1000.0, "mm": 1.0, "micron": 1e-3, "unknown": 1.0}
+_UNIT_MM = {0: 1.0, 1: 1000.0, 2: 1.0, 3: 1e-3}
+"""Millimetres in the units of length by their codes: unknown, metre, millimetre, micrometre."""
+_UNIT_BITS = 7
+_LARGEST_XFORM_CODE = 5
+_SMALLEST_DETERMINANT = 1e-6
+"""Of the directions of the axes; 1 for perpendicular ones."""
 _SAME_GRID_VOXELS = 0.05
 """Grids are the same if no corner lies further from its counterpart, in voxels."""
 _INTEGER_TOLERANCE = 1e-3
@@ -66,7 +71,6 @@ _GEOMETRY_FIELDS = (
     "srow_x",
     "srow_y",
     "srow_z",
-    "xyzt_units",
     "dim_info",
 )
 
@@ -195,8 +199,8 @@ def read_labels(path: Path, scan: Geometry) -> npt.NDArray[np.uint16]:
 def write_labels(path: Path, labels: npt.NDArray[np.uint8], geometry: Geometry) -> None:
     """Write class indices on a scan's grid, whole or not at all.
 
-    The file has the scan's affines with their codes and its units. Nothing else is carried over,
-    since descriptions and extensions of a scan may name the patient.
+    The file has the scan's affines with their codes and its unit of length. Nothing else is carried
+    over, since descriptions and extensions of a scan may name the patient.
 
     Args:
         path: ending in ``.nii`` or ``.nii.gz``; an existing file is replaced.
@@ -222,6 +226,7 @@ def write_labels(path: Path, labels: npt.NDArray[np.uint8], geometry: Geometry) 
     header["pixdim"][:4] = geometry.header["pixdim"][:4]
     for field in _GEOMETRY_FIELDS:
         header[field] = geometry.header[field]
+    header["xyzt_units"] = int(geometry.header["xyzt_units"]) & _UNIT_BITS
     image = (nibabel.Nifti1Image if single else nibabel.Nifti2Image)(labels, None, header)
     with atomic_file(path) as temporary, temporary.open("wb") as file:
         if path.name.lower().endswith(".gz"):
@@ -340,24 +345,31 @@ def _shape(header: Any, path: Path) -> tuple[int, int, int]:
 def _geometry(header: Any, shape: tuple[int, int, int], path: Path) -> Geometry:
     if header["pixdim"][0] == 0:
         header["pixdim"][0] = 1  # the standard: qfac 0 means 1
-    has_sform, has_qform = int(header["sform_code"]) != 0, int(header["qform_code"]) != 0
-    try:
-        affine = np.array(header.get_best_affine(), np.float64)
-    except Exception as error:  # nibabel raises several kinds here
-        raise DataError(f"{path}: the header's orientation makes no sense: {error}") from error
-    unit = header.get_xyzt_units()[0]
-    affine[:3] *= _UNIT_MM.get(unit, 1.0)
-    lengths = np.linalg.norm(affine[:3, :3], axis=0)
-    if (
-        not np.isfinite(affine).all()
-        or lengths.min() <= 0.0
-        or abs(np.linalg.det(affine[:3, :3] / lengths)) < 1e-6
-    ):
+    codes = int(header["sform_code"]), int(header["qform_code"])
+    unit = int(header["xyzt_units"]) & _UNIT_BITS
+    if min(codes) < 0 or max(codes) > _LARGEST_XFORM_CODE or unit not in _UNIT_MM:
+        raise DataError(
+            f"{path}: the header states orientation codes {codes[0]} and {codes[1]} and the unit "
+            f"of length {unit}, which NIfTI does not know: it is damaged"
+        )
+    with np.errstate(all="ignore"):  # what overflows is not finite, and refused
+        try:
+            affine = np.array(header.get_best_affine(), np.float64)
+        except Exception as error:  # nibabel raises several kinds here
+            raise DataError(f"{path}: the header's orientation makes no sense: {error}") from error
+        affine[:3] *= _UNIT_MM[unit]
+        lengths = np.linalg.norm(affine[:3, :3], axis=0)
+        sound = (
+            bool(np.isfinite(affine).all() and np.isfinite(lengths).all())
+            and lengths.min() > 0.0
+            and abs(np.linalg.det(affine[:3, :3] / lengths)) > _SMALLEST_DETERMINANT
+        )
+    if not sound:
         raise DataError(
             f"{path}: the affine is not finite or singular: voxel sizes or orientation are missing "
             "from the header; set them (for example with nibabel's Nifti1Image(data, affine))"
         )
-    return Geometry(shape, affine, has_sform or has_qform, header)
+    return Geometry(shape, affine, any(codes), header)
 
 
 def _read_voxels(

@@ -27,6 +27,7 @@ from edgeseg.errors import DataError, InputError, UsageError
 __all__ = [
     "MAX_SIDE",
     "MAX_VOXELS",
+    "SUFFIXES",
     "Geometry",
     "Scan",
     "check_nifti_suffix",

@@ -263,6 +263,30 @@ _CONTRADICTIONS: tuple[tuple[str, str, dict[str, tuple[int, ...]], str], ...] = 
         {"decoder.out_conv.weight": (0, 8, 1, 1)},
         r"'decoder\.out_conv\.weight'",
     ),
+    (
+        "a probe for another backbone",
+        "dino_mvr",
+        {"probes.1.0.weight": (16, 384)},
+        r"'probes\.1\.0\.weight' should have shape \(any, 32\), found \(16, 384\)",
+    ),
+    (
+        "a probe whose layers do not meet",
+        "dino_mvr",
+        {"probes.2.2.weight": (1, 99)},
+        r"'probes\.2\.2\.weight' should have shape \(any, 20\), found \(1, 99\)",
+    ),
+    (
+        "probes of different class counts",
+        "dino_mvr",
+        {"probes.1.2.weight": (3, 16), "probes.1.2.bias": (3,)},
+        r"the probes give 1, 3, 1 channels",
+    ),
+    (
+        "a bias of another width",
+        "dino_mvr",
+        {"probes.0.0.bias": (13,)},
+        r"'probes\.0\.0\.bias' should have shape \(12,?\), found \(13,?\)",
+    ),
 )
 
 
@@ -316,6 +340,9 @@ def test_missing_and_unknown_keys_are_named(tmp_path: Path) -> None:
     _refused(path, r"no 'backbone\.blocks\.2\.\*'; found numbers \[0, 1, 3\]", CheckpointShapeError)
     torch.save(state | {"decoder.alsr.weight_logits": torch.ones(4, 4)}, path)
     _refused(path, r"also holds 'decoder\.alsr\.weight_logits'", CheckpointShapeError)
+    fourth = {"probes.3.0.weight": torch.ones(8, 32)}
+    torch.save(make_state_dict("dino_mvr", width=32) | fourth, path)
+    _refused(path, r"also holds 'probes\.3\.0\.weight'", CheckpointShapeError)
     torch.save({k: v for k, v in state.items() if not k.startswith("backbone.")}, path)
     _refused(path, r"neither 'backbone\.storage_tokens'", CheckpointShapeError)
 

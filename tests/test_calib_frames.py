@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import logging
 from pathlib import Path
@@ -16,7 +17,7 @@ from edgeseg.calib import frames as frames_module
 from edgeseg.dataset import read_image
 from edgeseg.errors import CalibrationError, UsageError
 from edgeseg.preprocess import Preprocessor
-from edgeseg.spec import PreprocessSpec
+from edgeseg.spec import PreprocessSpec, ViewSpec
 from edgeseg.video import open_source
 
 SPEC = PreprocessSpec(32, 48, "bilinear", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -47,6 +48,28 @@ def test_frames_are_the_preprocessed_pictures_each_time(tmp_path: Path) -> None:
     assert record.frames == 5 and record.quantizer == "edgeseg" and record.method == "mse"
     for name, digest in zip(record.sources, record.sha256, strict=True):
         assert digest == hashlib.sha256((folder / name).read_bytes()).hexdigest()
+
+
+def test_frames_of_several_views(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = pictures(tmp_path / "data", 3)
+    views = (ViewSpec(32, 48, ("none", "h", "v")), ViewSpec(16, 16, ("none", "hv")))
+    spec = dataclasses.replace(SPEC, views=views)
+    frames = CalibrationFrames.open(folder, spec)
+    for index, (first, second) in enumerate(frames):
+        assert first.shape == (3, 3, 32, 48) and second.shape == (2, 3, 16, 16)
+        expected = Preprocessor(SPEC)(read_image(folder / f"case{index}.png"))[0]
+        np.testing.assert_array_equal(first[0], expected)
+        np.testing.assert_array_equal(first[1], expected[..., ::-1])
+        np.testing.assert_array_equal(second[1], second[0, :, ::-1, ::-1])
+    paths = [tmp_path / "a.npy", tmp_path / "b.npy"]
+    frames.save_arrays(paths)
+    for position, path in enumerate(paths):
+        found = np.load(path, allow_pickle=False)
+        np.testing.assert_array_equal(found, np.concatenate([f[position] for f in frames]))
+    frame_bytes = 4 * (3 * 3 * 32 * 48 + 2 * 3 * 16 * 16)
+    monkeypatch.setattr(frames_module, "MAX_ARRAY_BYTES", 3 * frame_bytes - 1)
+    with pytest.raises(CalibrationError, match="at most 2 calibration frames"):
+        frames.save_arrays(paths)
 
 
 def test_a_limit_samples_evenly(tmp_path: Path) -> None:

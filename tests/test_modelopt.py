@@ -123,6 +123,38 @@ def test_the_answer_is_kept(
     assert cosine(*answers) > 0.99
 
 
+@needs_modelopt
+def test_several_inputs_and_shared_weights(folder: Path) -> None:
+    """Two views of different batches through the same weights."""
+    pytest.importorskip("torch")
+    from checkpoints import make_checkpoint
+
+    from edgeseg.export import export_onnx, load
+
+    config = {"resolutions": [[32, 48], 32], "flips": ["h"]}
+    loaded = load(make_checkpoint(folder / "mvr.pth", "dino_mvr", classes=2, config=config))
+    size = loaded.family.default_input(loaded.config)
+    graph = export_onnx(
+        loaded, folder / "mvr.onnx", height_px=size.height_px, width_px=size.width_px
+    )
+    data = CalibrationFrames.open(folder / "data", loaded.family.preprocess(loaded.config, size))
+    (result,) = quantize_with_modelopt(graph.path, data, {"openvino": folder / "mvr-q.onnx"})
+    for view in range(2):
+        for path in ("backbone/blocks.3/attn/qkv", "backbone/blocks.0/mlp/fc2", "probes/2/0"):
+            assert f"/views.{view}/{path}/MatMul" in result.products
+    stored = weights_of(onnx.load(result.path))
+    codes = [value for value in stored.values() if value.dtype == np.int8 and value.ndim > 1]
+    assert len({value.tobytes() for value in codes}) == len(codes)
+    feed = dict(zip((spec.name for spec in graph.inputs), next(iter(data)), strict=True))
+    answers = []
+    for path in (graph.path, result.path):
+        with open_engine(path, "openvino", EngineOptions(threads=1)) as engine:
+            answers.append(engine.infer(feed))
+    assert set(answers[0]) == set(answers[1]) == {spec.name for spec in graph.outputs}
+    for name, value in answers[0].items():
+        assert cosine(answers[1][name], value) > 0.99
+
+
 def test_bad_requests_fail_before_any_work(folder: Path, frames: CalibrationFrames) -> None:
     vit, target = folder / "vit.onnx", {BACKENDS[0]: folder / "none.onnx"}
     with pytest.raises(UsageError, match="max, entropy, not 'mse'"):

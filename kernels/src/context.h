@@ -6,19 +6,24 @@
 #include <new>
 #include <system_error>
 
+#include "blend.h"
 #include "edgeseg/kernels.h"
+#include "fuse.h"
 #include "resizer.h"
 #include "smooth.h"
 #include "thread_pool.h"
 
 struct edgeseg_context {
-    explicit edgeseg_context(int isa) : isa(isa), resizer(isa, pool), smoother(isa, pool) {}
+    explicit edgeseg_context(int isa)
+        : isa(isa), resizer(isa, pool), fuser(isa, pool), smoother(isa, pool), blender(isa, pool) {}
 
     const int isa;
     std::mutex mutex;  // calls on one context take turns
     edgeseg::ThreadPool pool;
     edgeseg::Resizer resizer;
+    edgeseg::Fuser fuser;
     edgeseg::Smoother smoother;
+    edgeseg::Blender blender;
 };
 
 namespace edgeseg {

@@ -57,6 +57,15 @@ EDGESEG_HD float interpolate(float near, float a, float far, float b) { return n
 // products of them would be denormal.
 constexpr float kSaturation = 80.0f;
 
+// |x|, at most kSaturation; NaN counts as large. Integers order non-negative floats as floats are
+// ordered, and a minimum of integers stays one: a compiler would branch on floats here, and then
+// not vectorise.
+EDGESEG_HD float limited_distance(float x) {
+    constexpr int32_t kSaturationBits = 0x42a00000;
+    const int32_t bits = float_bits(x) & 0x7fffffff;
+    return float_from_bits(bits < kSaturationBits ? bits : kSaturationBits);
+}
+
 // Below this distance from the uniform distribution, series replace differences.
 constexpr float kNearUniform = 0.25f;
 
@@ -78,7 +87,7 @@ struct Binary {
 
 template <int kWeighting>
 EDGESEG_HD Binary binary(float logit) {
-    const float distance = smaller(fabsf(logit), kSaturation);
+    const float distance = limited_distance(logit);
     const float e = exp32(-distance);
     const float upper = 1.0f / (1.0f + e);
     const float lower = e * upper;
@@ -116,14 +125,14 @@ EDGESEG_HD Softmax start_softmax(float logit) {
 }
 
 EDGESEG_HD void add_channel(Softmax& softmax, float logit) {
-    const float e = exp32(-larger(softmax.top - logit, logit - softmax.top));
+    const float e = exp32(-limited_distance(logit - softmax.top));
     const bool higher = logit > softmax.top;
     softmax.sum = higher ? softmax.sum * e + 1.0f : softmax.sum + e;
     softmax.top = higher ? logit : softmax.top;
 }
 
 // logit - top, limited; exp32 of it is the channel's part of Softmax::sum.
-EDGESEG_HD float below_top(float logit, float top) { return larger(logit - top, -kSaturation); }
+EDGESEG_HD float below_top(float logit, float top) { return -limited_distance(logit - top); }
 
 // The logit of a channel whose probability would be 1 / C.
 EDGESEG_HD float uniform_logit(const Softmax& softmax, float channels) {
@@ -162,11 +171,10 @@ EDGESEG_HD Share share(float measure, bool valid, float inverse_temperature, flo
     Share result;
     result.keep = 1.0f;
     if (kWeighting == EDGESEG_WEIGHT_ENTROPY) {
-        result.weight = valid ? larger(measure, 0.0f) + kLeastWeight : 0.0f;
+        result.weight = valid ? measure + kLeastWeight : 0.0f;
     } else if (kWeighting == EDGESEG_WEIGHT_EXP) {
         const float entropy = valid ? measure : least;
-        const float distance = fabsf(least - entropy) * inverse_temperature;
-        const float e = exp32(-smaller(distance, kSaturation));
+        const float e = exp32(-limited_distance((least - entropy) * inverse_temperature));
         const bool lower = entropy < least;
         result.keep = lower ? e : 1.0f;
         const float weight = lower ? 1.0f : e;

@@ -1,0 +1,7 @@
+#include "fuse_loops.inc"
+
+namespace edgeseg {
+
+const FuseLoops kFuseGeneric = {convert, across, one, several};
+
+}  // namespace edgeseg

@@ -10,6 +10,7 @@ The compiled library is loaded on first use. There is no fallback: without it th
 
 from __future__ import annotations
 
+from edgeseg.kernels._blend import blend_overlay
 from edgeseg.kernels._fuse import Fused, View, fuse_views
 from edgeseg.kernels._library import LibraryInfo, library_info
 from edgeseg.kernels._resize import resize_normalize, resize_u8
@@ -21,6 +22,7 @@ __all__ = [
     "LibraryInfo",
     "Smoothed",
     "View",
+    "blend_overlay",
     "fuse_views",
     "gaussian_weights",
     "library_info",

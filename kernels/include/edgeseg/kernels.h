@@ -164,8 +164,11 @@ EDGESEG_API int edgeseg_smooth_z(edgeseg_context* context, const float* volume, 
                                  int32_t first, int32_t count, const float* threshold, int threads,
                                  float* out, uint8_t* mask);
 
+/* Largest outline_px of edgeseg_blend_overlay. */
+#define EDGESEG_MAX_OUTLINE 127
+
 /* Rows of interleaved 8-bit pixels of three channels that are drawn on. row_stride is in bytes and
- * may be negative. */
+ * may be negative; rows must not overlap. */
 typedef struct edgeseg_canvas {
     uint8_t* pixels;
     ptrdiff_t row_stride;
@@ -177,10 +180,10 @@ typedef struct edgeseg_canvas {
  *
  * mask: height x width class indices, rows `mask_stride` bytes apart; 0 and indices above `classes`
  * are left alone.
- * colours: classes x 3 bytes, in the order of the frame's channels.
+ * colours: classes (1 to EDGESEG_MAX_CHANNELS) x 3 bytes, in the order of the frame's channels.
  * alpha: 0 to 256; a pixel of class k becomes (p * (256 - alpha) + colour * alpha + 128) >> 8.
  * outline_px: pixels of class k with a pixel of another index at most so far away in x and in y
- * (within the frame) get the colour itself; 0: no outline.
+ * (within the frame) get the colour itself; 0: no outline; at most EDGESEG_MAX_OUTLINE.
  * Returns an edgeseg_status. */
 EDGESEG_API int edgeseg_blend_overlay(edgeseg_context* context, const edgeseg_canvas* frame,
                                       const uint8_t* mask, ptrdiff_t mask_stride,

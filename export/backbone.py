@@ -152,7 +152,9 @@ def meta_state_dict(backbone: Dinov3Backbone) -> dict[str, Tensor]:
             block = key.removesuffix("attn.q_bias")
             keys = backbone.get_buffer(f"{block}attn.k_bias").detach().cpu()
             saved[f"{block}attn.qkv.bias"] = torch.cat((value, keys, state[f"{block}attn.v_bias"]))
-            saved[f"{block}attn.qkv.bias_mask"] = mask if not keys.any() else torch.ones_like(mask)
+            saved[f"{block}attn.qkv.bias_mask"] = (
+                torch.ones_like(mask) if keys.any() else mask.clone()
+            )
         else:
             saved[_meta_name(key, gated=config.mlp == "swiglu")] = value
     return saved

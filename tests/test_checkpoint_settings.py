@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import logging
+import re
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,9 @@ from safetensors.torch import save_file
 from edgeseg.errors import CheckpointError
 from edgeseg.export import inspect, load
 from edgeseg.export.checkpoint import read_state_dict
+from edgeseg.export.families.dino_mvr import FAMILY
 from edgeseg.export.settings import MAX_JSON_BYTES, read_settings
+from edgeseg.spec import VolumeSpec, ZSmoothingSpec
 
 CONFIG = {"resolutions": [32, [48, 64]], "threshold": 0.25}
 
@@ -160,3 +164,27 @@ def test_large_files_are_not_read_whole(tmp_path: Path) -> None:
         stream.truncate(1 << 40)
     with pytest.raises(CheckpointError, match="larger than"):
         read_settings(tmp_path / "model.pth")
+
+
+def test_the_documentation_tells_every_setting_and_its_examples_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    text = (Path(__file__).parents[1] / "docs" / "checkpoints.md").read_text(encoding="utf-8")
+    table = text.split("### Settings")[1].split("###")[0]
+    first = [line.split("|")[1] for line in table.splitlines() if line.startswith("| `")]
+    documented = {key for cell in first for key in re.findall("`(.+?)`", cell)}
+    config = load(make_checkpoint(tmp_path / "m.pth", "dino_mvr")).config
+    names = dataclasses.replace(config, names=("a",), volume=VolumeSpec("zscore"))
+    whole = dataclasses.replace(names, z_smoothing=ZSmoothingSpec(1.0))
+    assert documented == set(FAMILY.settings(whole))
+    monkeypatch.chdir(tmp_path)
+    variables: dict[str, Any] = {}
+    blocks = re.findall(r"```python\n(.*?)```", text, re.DOTALL)
+    assert len(blocks) == 3
+    for number, block in enumerate(blocks):
+        exec(compile(block, f"checkpoints.md, block {number}", "exec"), variables)
+    saved = load(tmp_path / "polyp.pth")
+    assert saved.family.class_names(saved.config) == ("polyp",)
+    assert saved.config.threshold == 0.4 and saved.config.flips == ("h",)
+    state = saved.family.state_dict(saved.model)
+    assert all(torch.equal(state[key], value) for key, value in variables["state"].items())

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import logging
 import math
-import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeVar, get_args
@@ -49,8 +48,6 @@ MAX_COPIES = 256
 
 _Axis = Literal["sagittal", "coronal", "axial"]
 _Resample = Literal["bilinear", "bicubic"]
-_NUMBER = r"[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?"
-_WINDOW = re.compile(rf"window=(?P<level>{_NUMBER}),(?P<width>{_NUMBER})", re.IGNORECASE)
 
 T = TypeVar("T")
 
@@ -342,7 +339,7 @@ def _volume(key: str, value: Any) -> VolumeSpec | None:
     ):
         raise _refuse(key, value, "an object with 'normalize' and perhaps 'axis', or null")
     normalize = value["normalize"]
-    if not isinstance(normalize, str) or not _is_normalisation(normalize):
+    if not isinstance(normalize, str) or not _is_normalization(normalize):
         raise _refuse(
             f"{key}.normalize", normalize, "'zscore', 'minmax', 'window=LEVEL,WIDTH' or 'none'"
         )
@@ -350,11 +347,14 @@ def _volume(key: str, value: Any) -> VolumeSpec | None:
     return VolumeSpec(normalize, axis)
 
 
-def _is_normalisation(text: str) -> bool:
-    if text in ("zscore", "minmax", "none"):
-        return True
-    window = _WINDOW.fullmatch(text)
-    return window is not None and 0.0 < float(window["width"]) < math.inf
+def _is_normalization(text: str) -> bool:
+    from edgeseg.volume.intensity import parse_normalization
+
+    try:
+        parse_normalization(text)
+    except UsageError:
+        return False
+    return True
 
 
 _READERS: Mapping[str, Callable[[str, Any], Any]] = {

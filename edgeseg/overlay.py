@@ -6,10 +6,10 @@ import colorsys
 import re
 from collections.abc import Sequence
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
+from edgeseg import kernels
 from edgeseg.errors import InputError, UsageError
 
 __all__ = ["COLOUR_NAMES", "Colour", "Overlay", "default_colours", "parse_colours"]
@@ -38,7 +38,9 @@ Design"), ordered so that the ones furthest from the reds of mucosa come first."
 _PALETTE_COLOURS = 7
 _GOLDEN_TURN = 0.618034
 _OUTLINE_SHARE = 300
-"""An outline is one pixel thick for every so many pixels of the frame's shorter side."""
+"""An outline is one pixel wide for every so many pixels of the frame's shorter side."""
+_ALPHA_STEPS = 256
+_MAX_CLASSES = 255  # of a uint8 mask
 
 Image = npt.NDArray[np.uint8]
 
@@ -86,16 +88,16 @@ def _parse(text: str) -> Colour:
 class Overlay:
     """Draws the masks of one model, always in the same way.
 
-    Calling it draws. The fill is ``(1 - alpha) * frame + alpha * colour``, rounded to the nearest
-    level (a table of 256 entries a channel, so it is exact). Only the rectangle around each class
-    is touched. Outlines run along the outermost pixels of a region, inner borders too, anti-aliased
-    and opaque.
+    Calling it draws. The fill is ``(1 - alpha) * frame + alpha * colour``, alpha rounded to 1 / 256
+    and the result to the nearest level (``edgeseg.kernels.blend_overlay``). Outlines are opaque and
+    run along the outermost pixels of a region, where it meets another class too, but not along the
+    border of the frame.
     """
 
     def __init__(
         self, colours: Sequence[Colour], *, alpha: float = 0.4, contours: bool = False
     ) -> None:
-        """Prepare the tables.
+        """Prepare the colours.
 
         Args:
             colours: of class 1, class 2 and so on.
@@ -109,19 +111,12 @@ class Overlay:
             raise UsageError(f"alpha must lie between 0 and 1, got {alpha}")
         if not colours:
             raise UsageError("an overlay needs at least one colour")
-        if alpha == 0.0 and not contours:
+        if round(_ALPHA_STEPS * alpha) == 0 and not contours:
             raise UsageError("alpha 0 without contours draws nothing: choose one of them")
         self.colours = tuple(colours)
         self.alpha = alpha
         self.contours = contours
-        levels = np.arange(256, dtype=np.float64)[:, None]
-        self._bgr = [colour[::-1] for colour in self.colours]
-        self._tables = [
-            np.rint((1.0 - alpha) * levels + alpha * np.array(bgr, np.float64))
-            .astype(np.uint8)
-            .reshape(256, 1, 3)
-            for bgr in self._bgr
-        ]
+        self._bgr = np.array([colour[::-1] for colour in self.colours[:_MAX_CLASSES]], np.uint8)
 
     def __call__(
         self, frame: Image, mask: npt.NDArray[np.uint8], *, in_place: bool = False
@@ -143,35 +138,19 @@ class Overlay:
         if in_place and not (frame.flags.c_contiguous and frame.flags.writeable):
             raise InputError("drawing in place needs a contiguous, writable frame")
         canvas = frame if in_place else frame.copy()
-        mask = np.ascontiguousarray(mask)
-        height, width = mask.shape
         largest = int(mask.max(initial=0))
         if largest > len(self.colours):
             raise InputError(
                 f"the mask holds class {largest}, but there are {len(self.colours)} colour(s)"
             )
-        outlines = []
-        for index in range(1, largest + 1):
-            region = mask if largest == 1 else (mask == index).view(np.uint8)
-            x, y, w, h = cv2.boundingRect(region)
-            if w == 0:
-                continue
-            window = (slice(y, y + h), slice(x, x + w))
-            if self.alpha > 0.0:
-                pixels = canvas[window]
-                cv2.copyTo(cv2.LUT(pixels, self._tables[index - 1]), region[window], pixels)
-            if self.contours:
-                lines, _ = cv2.findContours(
-                    np.ascontiguousarray(region[window]),
-                    cv2.RETR_CCOMP,
-                    cv2.CHAIN_APPROX_SIMPLE,
-                    offset=(x, y),
-                )
-                outlines.append((self._bgr[index - 1], lines))
-        thickness = max(1, round(min(height, width) / _OUTLINE_SHARE))
-        # After all fills, so that no class is painted over its neighbour's outline.
-        for bgr, lines in outlines:
-            cv2.drawContours(canvas, lines, -1, bgr, thickness, cv2.LINE_AA)
+        outline_px = min(max(1, round(min(mask.shape) / _OUTLINE_SHARE)), kernels.MAX_OUTLINE_PX)
+        kernels.blend_overlay(
+            canvas,
+            mask,
+            self._bgr,
+            alpha=self.alpha,
+            outline_px=outline_px if self.contours else 0,
+        )
         return canvas
 
 

@@ -10,7 +10,7 @@ The compiled library is loaded on first use. There is no fallback: without it th
 
 from __future__ import annotations
 
-from edgeseg.kernels._blend import blend_overlay
+from edgeseg.kernels._blend import MAX_OUTLINE_PX, blend_overlay
 from edgeseg.kernels._fuse import Fused, View, fuse_views
 from edgeseg.kernels._library import LibraryInfo, library_info
 from edgeseg.kernels._resize import resize_normalize, resize_u8
@@ -18,6 +18,7 @@ from edgeseg.kernels._smooth import Smoothed, gaussian_weights, smooth_z
 from edgeseg.kernels._views import resize_normalize_views
 
 __all__ = [
+    "MAX_OUTLINE_PX",
     "Fused",
     "LibraryInfo",
     "Smoothed",

@@ -3,15 +3,17 @@
 #   make test        the default test suite
 #   make test-slow   the tests that take minutes
 #   make check       linters, types, formats
+#   make cuda        the CUDA kernels, which need nvcc; fails without it
+#   make cuda-report registers and spills of the CUDA kernels, as ptxas reports them
 #   make bench       the measurements quoted in README.md that need no data set
 #   make wheel       dist/*.whl and dist/*.tar.gz
 
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
-NATIVE := CMakeLists.txt $(wildcard kernels/include/edgeseg/* kernels/src/*)
+NATIVE := CMakeLists.txt $(wildcard cmake/* kernels/include/edgeseg/* kernels/src/* kernels/cuda/*)
 
-.PHONY: demo test test-slow check bench wheel clean
+.PHONY: demo test test-slow check cuda cuda-report bench wheel clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -39,6 +41,13 @@ check: $(VENV)/.test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/clang-format --dry-run --Werror $(shell git ls-files 'kernels/*.cc' 'kernels/*.h' 'kernels/*.inc' 'kernels/*.cu' 'kernels/*.cuh')
+
+cuda: $(VENV)/.test
+	$(BIN)/python -m pip install --quiet --no-deps --editable . -C cmake.define.EDGESEG_CUDA=ON
+	$(BIN)/python -c 'from edgeseg.kernels import cuda; print(cuda.library_info())'
+
+cuda-report: $(BIN)/python
+	$(BIN)/python kernels/lab/ptxas_report.py
 
 bench: $(VENV)/.test
 	$(BIN)/python -m edgeseg.bench.resize

@@ -29,10 +29,13 @@ struct Blend {
         const int32_t x = static_cast<int32_t>(at.x);
         const int32_t index = load_constant(params.mask + at.y * params.mask_stride + x);
         if (index == 0 || index > params.classes) return;
-        const int32_t alpha = on_outline(params, x, at.y, index) ? 256 : params.alpha;
+        const int32_t alpha = on_outline(params, x, at.y, index) ? kOpaque : params.alpha;
         uint8_t* pixel = params.pixels + at.y * params.row_stride + int64_t(3) * x;
         const uint8_t* colour = params.colours + 3 * (index - 1);
-        for (int c = 0; c < 3; ++c) pixel[c] = blend_channel(pixel[c], colour[c], alpha);
+        const auto weight = static_cast<uint16_t>(kOpaque - alpha);
+        for (int c = 0; c < 3; ++c) {
+            pixel[c] = blend_value(pixel[c], weight, blend_addend(colour[c], alpha));
+        }
     }
 
     EDGESEG_DEVICE static bool on_outline(const Params& params, int32_t x, int32_t y,
@@ -67,7 +70,8 @@ extern "C" int edgeseg_cuda_blend_overlay(const edgeseg_canvas* frame, const uin
     const auto is_side = [](int32_t side) { return side >= 1 && side <= EDGESEG_MAX_SIDE; };
     if (frame == nullptr || frame->pixels == nullptr || mask == nullptr || colours == nullptr ||
         !is_side(frame->width) || !is_side(frame->height) || classes < 1 ||
-        classes > EDGESEG_MAX_CHANNELS || alpha < 0 || alpha > 256 || outline_px < 0) {
+        classes > EDGESEG_MAX_CHANNELS || alpha < 0 || alpha > edgeseg::kOpaque || outline_px < 0 ||
+        outline_px > EDGESEG_MAX_OUTLINE) {
         return EDGESEG_INVALID_ARGUMENT;
     }
     Blend::Params params{};

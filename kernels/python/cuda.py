@@ -28,7 +28,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeseg.errors import BackendUnavailableError, InputError, NativeLibraryError
-from edgeseg.kernels import _fuse, _smooth, _views
+from edgeseg.kernels import _blend, _fuse, _smooth, _views
 from edgeseg.kernels._cuda_library import CudaLibrary, CudaLibraryInfo, library
 from edgeseg.kernels._device_array import Block, DeviceArray, DevicePointer, read_array
 from edgeseg.kernels._library import MAX_SIDE_PX, Frame
@@ -285,25 +285,24 @@ def smooth_z(
 def blend_overlay(
     frame: DeviceArray,
     mask: DeviceArray,
-    colours: Sequence[Sequence[int]],
+    colours_bgr: npt.NDArray[np.uint8] | Sequence[Sequence[int]],
     *,
-    alpha: int,
+    alpha: float,
     outline_px: int = 0,
     stream: int = 0,
     native: CudaLibrary | None = None,
 ) -> None:
-    """Blend the colours of a mask into a frame on the device, in place.
+    """``edgeseg.kernels.blend_overlay`` on the device: blend a mask's colours into a frame.
 
     Args:
         frame: uint8 (H, W, 3), sides 1 to 65535; rows may be any distance apart.
         mask: uint8 (H, W), class indices; 0 and indices without a colour are left alone. Rows may
             be any distance apart.
-        colours: of the classes from 1 on, each three values 0 to 255 in the order of the frame's
-            channels; 1 to 255 of them, in host memory.
-        alpha: 0 to 256; a pixel of a class becomes ``(p * (256 - alpha) + colour * alpha + 128)
-            >> 8``.
+        colours_bgr: of the classes from 1 on, each three values 0 to 255 in the order of the
+            frame's channels; 1 to 255 of them, in host memory.
+        alpha: opacity, 0 to 1.
         outline_px: pixels with one of another index at most so far away in x and in y get the
-            colour itself; 0: no outline.
+            colour itself; 0: no outline, 127 at most.
         stream: to enqueue on.
         native: the library to use instead of this installation's.
 
@@ -315,24 +314,19 @@ def blend_overlay(
     """
     canvas = read_array("frame", frame, (np.uint8,), contiguous=False, writeable=True)
     described = _describe_frame(canvas)
+    if canvas.shape[0] > 1 and abs(canvas.strides[0]) < 3 * canvas.shape[1]:
+        raise InputError("the rows of a frame that is drawn on must not overlap")
     labels = read_array("mask", mask, (np.uint8,), contiguous=False)
     if labels.shape != canvas.shape[:2] or (labels.shape[1] > 1 and labels.strides[1] != 1):
         raise InputError(
             f"mask must have the shape {canvas.shape[:2]} and rows without gaps, got "
             f"{labels.shape} with strides {labels.strides}"
         )
-    table = np.asarray(colours)
-    if table.ndim != 2 or table.shape[1] != 3 or not 1 <= len(table) <= _fuse.MAX_CHANNELS:
-        raise InputError(
-            f"colours are 1 to {_fuse.MAX_CHANNELS} triples, got an array of shape {table.shape}"
-        )
-    if table.dtype.kind not in "iu" or table.min() < 0 or table.max() > 255:
-        raise InputError("colours must be whole numbers from 0 to 255")
-    if not 0 <= alpha <= 256:
-        raise InputError(f"alpha must be 0 to 256, got {alpha}")
-    if not 0 <= outline_px <= MAX_SIDE_PX:
-        raise InputError(f"an outline is 0 to {MAX_SIDE_PX} pixels, got {outline_px}")
-    packed = np.ascontiguousarray(table, np.uint8)
+    packed = _blend._colours(colours_bgr)
+    if not 0.0 <= alpha <= 1.0:
+        raise InputError(f"alpha must lie between 0 and 1, got {alpha}")
+    if not 0 <= outline_px <= _blend.MAX_OUTLINE_PX:
+        raise InputError(f"outlines are 0 to {_blend.MAX_OUTLINE_PX} pixels wide, got {outline_px}")
     (native or library()).call(
         "edgeseg_cuda_blend_overlay",
         _BLEND_TYPES,
@@ -341,7 +335,7 @@ def blend_overlay(
         labels.strides[0],
         packed.ctypes.data,
         len(packed),
-        alpha,
+        round(_blend.ALPHA_STEPS * alpha),
         outline_px,
         stream,
     )

@@ -19,9 +19,16 @@ from edgeseg.preprocess import Preprocessor
 from edgeseg.spec import CalibrationRecord, Decision, PreprocessSpec
 from edgeseg.video import open_source
 
-__all__ = ["DEFAULT_FRAMES", "FEW_FRAMES", "MAX_ARRAY_BYTES", "CalibrationFrames"]
+__all__ = [
+    "DEFAULT_FRAMES",
+    "FEW_FRAMES",
+    "MAX_ARRAY_BYTES",
+    "CalibrationFrames",
+    "default_limit",
+]
 
 DEFAULT_FRAMES = 512
+"""Of a model that reads a frame once."""
 FEW_FRAMES = 32
 """Below this, ranges depend on the luck of the draw, and the build says so."""
 MAX_ARRAY_BYTES = 2 << 30
@@ -30,6 +37,15 @@ MAX_ARRAY_BYTES = 2 << 30
 _SHOWN = 5
 
 _log = logging.getLogger(__name__)
+
+
+def default_limit(spec: PreprocessSpec) -> int:
+    """How many frames calibrate a model unless told otherwise: so many that it runs 512 images.
+
+    Every mirrored copy of every view is an image; but never less than twice ``FEW_FRAMES``.
+    """
+    copies = sum(len(view.flips) for view in spec.views) or 1
+    return max(DEFAULT_FRAMES // copies, 2 * FEW_FRAMES)
 
 
 @dataclass(frozen=True)
@@ -65,7 +81,7 @@ class CalibrationFrames:
         data: Path | str | DataFolder,
         spec: PreprocessSpec,
         *,
-        limit: int = DEFAULT_FRAMES,
+        limit: int | None = None,
         validation: Path | str | DataFolder | None = None,
         threads: int = 1,
     ) -> CalibrationFrames:
@@ -74,7 +90,8 @@ class CalibrationFrames:
         Args:
             data: a folder of pictures and videos, or one of either.
             spec: the model's preprocessing.
-            limit: at most that many frames, evenly spaced over all there are.
+            limit: at most that many frames, evenly spaced over all there are; None for
+                ``default_limit``.
             validation: the set that the result will be judged on; none of its files may be among
                 the calibration files (their content is compared, not their names).
             threads: for preprocessing.
@@ -84,6 +101,8 @@ class CalibrationFrames:
             CalibrationError: nothing to calibrate on, a video that cannot be read, or an overlap,
                 naming the files.
         """
+        if limit is None:
+            limit = default_limit(spec)
         if limit < 1:
             raise UsageError(f"the number of calibration frames must be positive, got {limit}")
         folder = _open(data, "calibration data")

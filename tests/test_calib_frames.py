@@ -72,6 +72,17 @@ def test_frames_of_several_views(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
         frames.save_arrays(paths)
 
 
+def test_views_take_fewer_frames(tmp_path: Path) -> None:
+    """Nine images a frame: 64 of them run the model as often as 576 frames of one."""
+    folder = pictures(tmp_path, 70)
+    assert len(CalibrationFrames.open(folder, SPEC)) == 70
+    views = tuple(ViewSpec(16 * n, 16, ("none", "h", "v")) for n in (1, 2, 3))
+    for some, expected in ((views, 64), (views[:1], 70), (views[:2], 70)):
+        spec = dataclasses.replace(SPEC, views=some)
+        assert len(CalibrationFrames.open(folder, spec)) == expected
+        assert len(CalibrationFrames.open(folder, spec, limit=66)) == 66
+
+
 def test_a_limit_samples_evenly(tmp_path: Path) -> None:
     pictures(tmp_path, 20)
     frames = CalibrationFrames.open(tmp_path, SPEC, limit=4)

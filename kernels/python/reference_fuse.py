@@ -112,7 +112,7 @@ def probabilities(logits: Float64) -> tuple[Float64, Float64]:
 def _activated(
     views: Sequence[View], height_px: int, width_px: int
 ) -> tuple[Float64, Float64, npt.NDArray[np.bool_]]:
-    """Probabilities and their logarithms (V, max(C, 2), H, W), background first, and where valid."""
+    """Probabilities and their logarithms (V, max(C, 2), H, W), background first; where valid."""
     results = []
     valid = []
     for view in views:
@@ -142,7 +142,10 @@ def _weights(p: Float64, logarithm: Float64, weighting: str, temperature: float)
     # mean of u ln u - u + 1 with u = C p, whose parts are positive, so that nothing cancels but
     # within each of them; near u = 1 they are a series in ln u.
     y = logarithm + math.log(classes)
-    series = sum((k - 1) / math.factorial(k) * y**k for k in range(2, 12))
-    parts = np.where(np.abs(y) < 0.03, series, np.exp(y) * (y - 1.0) + 1.0)
+    near = np.clip(y, -0.03, 0.03)
+    series = np.zeros_like(y)
+    for k in range(9, 1, -1):
+        series = series * near + (k - 1) / math.factorial(k)
+    parts = np.where(near == y, series * near**2, np.exp(y) * (y - 1.0) + 1.0)
     divergence: Float64 = parts.mean(axis=1)
     return divergence / math.log(classes)

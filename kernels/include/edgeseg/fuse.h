@@ -134,15 +134,16 @@ EDGESEG_HD void add_channel(Softmax& softmax, float logit) {
 // logit - top, limited; exp32 of it is the channel's part of Softmax::sum.
 EDGESEG_HD float below_top(float logit, float top) { return -limited_distance(logit - top); }
 
-// The logit of a channel whose probability would be 1 / C.
+// below_top of a channel whose probability would be 1 / C. Everything is relative to the top:
+// logits may be so large that they have no fraction left.
 EDGESEG_HD float uniform_logit(const Softmax& softmax, float channels) {
-    return softmax.top + log32(softmax.sum * (1.0f / channels));
+    return log32(softmax.sum * (1.0f / channels));
 }
 
-// A channel's part of C (ln C - H): u ln u - u + 1 with u = C p = exp(logit - uniform_logit). The
-// parts of all channels are added; each is at least 0.
-EDGESEG_HD float deficit_part(float logit, float uniform, float u) {
-    const float y = larger(logit - uniform, -kSaturation);
+// A channel's part of C (ln C - H): u ln u - u + 1, u = C p = exp(below - uniform). The parts of
+// all channels are added; each is at least 0.
+EDGESEG_HD float deficit_part(float below, float uniform, float u) {
+    const float y = below - uniform;
     float series = y * (1.0f / 144.0f) + 1.0f / 30.0f;
     series = series * y + 1.0f / 8.0f;
     series = series * y + 1.0f / 3.0f;

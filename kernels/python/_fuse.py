@@ -118,6 +118,9 @@ def fuse_views(
     fused pixel is background for certain. Where a state is not finite (in any channel of a pixel),
     the pixel starts anew.
 
+    Logits up to 30 give probabilities that are right to 1e-5, with ``exp`` from a temperature of
+    0.05 on; at 0.01, float32's rounding of the logits can make it 5e-5.
+
     Args:
         views: 1 to 256, of the same number of channels (1 to 255), sides 1 to 65535. Arrays that
             are not C-contiguous cost a copy.

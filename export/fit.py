@@ -14,16 +14,21 @@ import torch
 
 from edgeseg._files import atomic_file
 from edgeseg._progress import Progress, silent
-from edgeseg.errors import DataError
+from edgeseg.errors import DataError, UsageError
 from edgeseg.export.backbone_source import BackboneSource
+from edgeseg.export.families._mvr_config import PROBES, views_problem
 from edgeseg.export.families.dino_mvr import FAMILY, DinoMvrConfig, DinoMvrModel
 from edgeseg.export.fit_features import FeatureCache
 from edgeseg.export.fit_samples import Sample
 from edgeseg.export.fit_score import HeldOutScores, score_probes
 from edgeseg.export.fit_train import epochs_for, new_probes, train_probes
-from edgeseg.spec import PreprocessSpec
+from edgeseg.spec import PreprocessSpec, VolumeSpec
 
-__all__ = ["Fitted", "fit_probes", "write_checkpoint"]
+__all__ = ["Fitted", "fit_config", "fit_probes", "write_checkpoint"]
+
+_MAX_HIDDEN = 8192
+_KERNEL_THREADS = 8
+"""More do not pay for one picture."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +49,41 @@ class Fitted:
     train_s: float
 
 
+def fit_config(
+    source: BackboneSource,
+    names: tuple[str, ...],
+    resolutions_px: Sequence[tuple[int, int]],
+    hidden: int,
+    volume: VolumeSpec | None = None,
+) -> DinoMvrConfig:
+    """The model to fit, with edgeseg's defaults of all else.
+
+    Args:
+        source: the backbone.
+        names: one class, or one a channel with the background first.
+        resolutions_px: (height, width) of each view, multiples of 16.
+        hidden: hidden width of the probes.
+        volume: how slices of volumes become pictures; None for pictures.
+
+    Raises:
+        UsageError: there cannot be such a model; names the nearest sizes.
+    """
+    config = DinoMvrConfig(
+        source.config,
+        hidden=(hidden,) * PROBES,
+        classes=len(names),
+        resolutions_px=tuple(resolutions_px),
+        volume=volume,
+        names=names,
+    )
+    problem = views_problem(config.resolutions_px, config.flips)
+    if problem is not None:
+        raise UsageError(f"{problem} (--resolutions)")
+    if not 1 <= hidden <= _MAX_HIDDEN:
+        raise UsageError(f"the hidden width must lie between 1 and {_MAX_HIDDEN}, got {hidden}")
+    return config
+
+
 def fit_probes(
     source: BackboneSource,
     learn: Sequence[Sample],
@@ -57,8 +97,8 @@ def fit_probes(
 ) -> Fitted:
     """Compute features once, train the probes on them, and score what was held out.
 
-    The features of the frozen backbone are kept as float16 in a temporary folder (``TMPDIR``), not
-    in memory. The same arguments give the same weights on the same machine.
+    The features of the frozen backbone are kept as float16 in unnamed files of the temporary folder
+    (``TMPDIR``), not in memory. The same arguments give the same weights on the same machine.
 
     Args:
         source: the backbone; it is not trained.
@@ -84,13 +124,15 @@ def fit_probes(
     learned = {id(sample) for sample in learn}
     rows = [row for row, sample in enumerate(samples) if id(sample) in learned]
     others = [row for row, sample in enumerate(samples) if id(sample) not in learned]
-    with (
-        _torch_threads(threads) as used,
-        tempfile.TemporaryDirectory(prefix="edgeseg-fit-") as folder,
-    ):
+    with _torch_threads(threads) as used:
+        few = min(used, _KERNEL_THREADS)
         started = time.monotonic()
         cache = FeatureCache.allocate(
-            Path(folder), len(samples), model.backbone, config.resolutions_px, config.classes
+            Path(tempfile.gettempdir()),
+            len(samples),
+            model.backbone,
+            config.resolutions_px,
+            config.classes,
         )
         cache.read_labels(samples, progress=progress)
         unseen = _unseen_classes(cache, rows, config.classes)
@@ -98,7 +140,7 @@ def fit_probes(
             PreprocessSpec(height, width, config.resample, config.mean, config.std)
             for height, width in config.resolutions_px
         ]
-        cache.run(samples, model.backbone, specs, threads=used, progress=progress)
+        cache.run(samples, model.backbone, specs, threads=few, progress=progress)
         cached = time.monotonic()
         probes = new_probes(source.config.width, config.hidden, config.classes, seed=seed)
         if epochs is None:
@@ -113,10 +155,9 @@ def fit_probes(
                 others,
                 [samples[row].group for row in others],
                 config.fusion,
-                threads=used,
+                threads=few,
                 progress=progress,
             )
-        del cache
     model.probes.load_state_dict(probes.state_dict())
     return Fitted(model, config, scores, epochs, loss, unseen, cached - started, trained - cached)
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 import shutil
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -64,7 +66,8 @@ class View:
 class FeatureCache:
     """Features, targets and masks of labelled samples at several resolutions.
 
-    It lives in files of ``folder``, so that memory holds no more than what is read at a time.
+    It lives in files mapped into memory, so that no more is held than what is read at a time. The
+    files have no names: they vanish with the process, however it ends.
     """
 
     views: tuple[View, ...]
@@ -81,10 +84,10 @@ class FeatureCache:
         sizes_px: Sequence[tuple[int, int]],
         channels: int,
     ) -> FeatureCache:
-        """Make the files, without content.
+        """Make room, without content.
 
         Args:
-            folder: empty, on a disk with room: about 6 bytes x patches x width a sample.
+            folder: on a disk with about 6 bytes x patches x width to spare for each sample.
             samples: how many, at least one.
             backbone: its taps are what the probes read.
             sizes_px: height and width of each resolution, multiples of 16.
@@ -112,12 +115,12 @@ class FeatureCache:
         views = tuple(
             View(
                 *size,
-                _array(folder / f"features-{index}.npy", np.float16, features),
-                _array(folder / f"targets-{index}.npy", np.uint8, targets),
+                _array(folder, np.float16, features),
+                _array(folder, np.uint8, targets),
             )
-            for index, (size, (features, targets)) in enumerate(zip(sizes_px, shapes, strict=True))
+            for size, (features, targets) in zip(sizes_px, shapes, strict=True)
         )
-        return cls(views, _array(folder / "truths.npy", np.uint8, truths))
+        return cls(views, _array(folder, np.uint8, truths))
 
     def read_labels(self, samples: Sequence[Sample], *, progress: Progress = silent) -> None:
         """Fill in targets and truths.
@@ -223,5 +226,11 @@ def _check_room(folder: Path, samples: int, needed_bytes: int) -> None:
         )
 
 
-def _array(path: Path, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> Any:
-    return np.lib.format.open_memmap(path, mode="w+", dtype=dtype, shape=shape)
+def _array(folder: Path, dtype: npt.DTypeLike, shape: tuple[int, ...]) -> Any:
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            # Writing to a mapped file beyond a full disk would kill the process.
+            os.posix_fallocate(file.fileno(), 0, math.prod(shape) * np.dtype(dtype).itemsize)
+            return np.memmap(file, dtype, mode="r+", shape=shape)
+    except OSError as error:
+        raise OutputError(f"cannot write to {folder}: {error.strerror or error}") from error

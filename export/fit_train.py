@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgeseg._progress import Progress, silent
-from edgeseg.export.families._mvr_model import Probes
+from edgeseg.export.families.dino_mvr import Probes
 from edgeseg.export.fit_features import TARGET_SCALE, FeatureCache, View
 
 __all__ = ["epochs_for", "fit_loss", "new_probes", "patch_logits", "train_probes"]

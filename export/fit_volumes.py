@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeseg._progress import Progress, silent
+from edgeseg.dataset import IMAGE_SUFFIXES
 from edgeseg.errors import DataError, UsageError
 from edgeseg.export.fit_samples import Image, Sample, refuse_duplicates
 from edgeseg.spec import VolumeSpec
@@ -38,8 +39,8 @@ def volume_cases(data: Path, labels: Path | None) -> tuple[VolumeCase, ...]:
 
     Raises:
         UsageError: a scan without ``labels``, or a folder with them.
-        DataError: an image without mask or the reverse, files of other kinds among the images, or
-            two equal scans.
+        DataError: an image without mask or the reverse, pictures among the volumes, or two equal
+            scans.
     """
     if _is_nifti(data):
         if labels is None:
@@ -48,6 +49,11 @@ def volume_cases(data: Path, labels: Path | None) -> tuple[VolumeCase, ...]:
     if labels is not None:
         raise UsageError(f"{data} is a folder: its labels lie in mask/, not in a file of their own")
     folders = (data / "image", data / "mask")
+    pictures = [p.name for p in folders[0].iterdir() if p.suffix.lower() in IMAGE_SUFFIXES]
+    if pictures:
+        raise DataError(
+            f"{folders[0]} holds volumes and pictures ({pictures[0]}): fit to one kind at a time"
+        )
     scans, masks = ({nifti_stem(path): path for path in _niftis(f)} for f in folders)
     for found, others, here, there in ((scans, masks, *folders), (masks, scans, *folders[::-1])):
         lonely = sorted(set(found) - set(others))

@@ -490,6 +490,22 @@ def test_data_that_teach_nothing_are_refused(tmp_path: Path, backbone: Path) -> 
     assert not output.exists()
 
 
+def test_a_full_disk_is_told_before_work_starts(
+    tmp_path: Path, backbone: Path, blobs: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import tempfile
+    from types import SimpleNamespace
+
+    from edgeseg.export import fit_features
+
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    usage = SimpleNamespace(disk_usage=lambda folder: SimpleNamespace(free=65 << 20))
+    monkeypatch.setattr(fit_features, "shutil", usage)
+    with pytest.raises(OutputError, match="TMPDIR"):
+        fit(backbone, blobs, tmp_path / "x.pth", resolutions_px=((512, 512),), threads=1)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_existing_output_stays(tmp_path: Path, backbone: Path, blobs: Path) -> None:
     output = tmp_path / "x.pth"
     output.write_bytes(b"mine")
@@ -562,6 +578,10 @@ def test_a_range_of_one_volume_is_learned(tmp_path: Path, backbone: Path, volume
         fit(backbone, volumes, tmp_path / "b.pth", **quick, labels=labels)
     with pytest.raises(DataError, match="label 2 is beyond"):
         fit(backbone, scan, tmp_path / "b.pth", **quick, labels=labels, classes=("background", "a"))
+    write_pair(tmp_path / "mixed", "c", *blob_picture(0))
+    (tmp_path / "mixed" / "image" / "a.nii.gz").write_bytes(scan.read_bytes())
+    with pytest.raises(DataError, match=r"volumes and pictures \(c\.png\)"):
+        fit(backbone, tmp_path / "mixed", tmp_path / "b.pth", **quick)
     (tmp_path / "half" / "image").mkdir(parents=True)
     (tmp_path / "half" / "image" / "a.nii.gz").write_bytes(scan.read_bytes())
     with pytest.raises(DataError, match="nothing of the same name"):

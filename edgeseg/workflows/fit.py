@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,7 +23,6 @@ DEFAULT_RESOLUTIONS_PX = ((256, 256), (384, 384), (512, 512))
 DEFAULT_HELD_OUT = 0.2
 
 _MAX_CLASSES = 255
-_MAX_HIDDEN = 8192
 
 
 @dataclass(frozen=True)
@@ -40,7 +38,9 @@ class FitReport:
         held_out: how many were not.
         sizes_px: height and width of each resolution.
         dice_per_size: held-out Dice of each resolution by itself; empty where nothing is held out.
-        dice: of all resolutions fused, without mirrored views; None where nothing is held out.
+        dice: of all resolutions fused, without mirrored views; None where nothing is held out. It
+            is counted over each picture (of volumes, over all held-out slices of one) at the size
+            of the largest resolution, then averaged.
         epochs: passes over what was learned from.
         loss: mean over the last epoch.
         feature_s: seconds for reading and for the backbone.
@@ -85,8 +85,8 @@ class FitReport:
         ]
         if self.unseen_classes:
             lines.append(
-                f"no {self.unit} to learn from hold {', '.join(self.unseen_classes)}: "
-                "the model cannot find it"
+                f"none of the {self.unit} learned from holds {' or '.join(self.unseen_classes)}, "
+                "which the model cannot find therefore"
             )
         return lines
 
@@ -188,25 +188,20 @@ def fit(
     started = time.monotonic()
     data, output = Path(data), Path(output)
     names = _class_names(classes)
-    _check_numbers(epochs, hidden, seed, threads)
+    _check_numbers(epochs, seed, threads)
     if slices is not None and held_out is not None:
         raise UsageError("--slices says what is held out: leave --held-out away")
     check_output(output, force=force)
     from edgeseg import export
 
     source = export.read_backbone(Path(backbone))
-    from edgeseg.export.families.dino_mvr import FAMILY, DinoMvrConfig
     from edgeseg.export.fit_samples import picture_samples
     from edgeseg.export.fit_volumes import is_volume_data, volume_cases, volume_samples
 
-    config = FAMILY.with_views(
-        DinoMvrConfig(source.config, classes=len(names), names=names), resolutions_px, None
-    )
-    config = dataclasses.replace(config, hidden=(hidden,) * len(config.hidden))
+    volume = _volume_spec(axis, normalize) if is_volume_data(data) else None
+    config = export.fit_config(source, names, resolutions_px, hidden, volume)
     draw = _Draw(DEFAULT_HELD_OUT if held_out is None else held_out, limit, seed)
-    if is_volume_data(data):
-        volume = _volume_spec(axis, normalize)
-        config = dataclasses.replace(config, volume=volume)
+    if volume is not None:
         cases = volume_cases(data, None if labels is None else Path(labels))
         found = volume_samples(cases, volume, len(names), progress=progress)
         learn, apart = draw.split(found) if slices is None else draw.block(found, slices)
@@ -234,7 +229,7 @@ def fit(
         output=output,
         backbone=str(source),
         classes=names,
-        unit="slices" if config.volume else "images",
+        unit="images" if volume is None else "slices",
         learned=len(learn),
         held_out=len(apart),
         sizes_px=config.resolutions_px,
@@ -275,9 +270,7 @@ def _class_names(classes: Sequence[str] | None) -> tuple[str, ...]:
     return names
 
 
-def _check_numbers(epochs: int | None, hidden: int, seed: int, threads: int | None) -> None:
+def _check_numbers(epochs: int | None, seed: int, threads: int | None) -> None:
     for name, value, low in (("epochs", epochs, 1), ("threads", threads, 1), ("seed", seed, 0)):
         if value is not None and value < low:
             raise UsageError(f"{name} must be at least {low}, got {value}")
-    if not 1 <= hidden <= _MAX_HIDDEN:
-        raise UsageError(f"the hidden width must lie between 1 and {_MAX_HIDDEN}, got {hidden}")

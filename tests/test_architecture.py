@@ -42,7 +42,7 @@ HOMES = {
     "openvino": ("edgeseg.backends", "edgeseg.bench", PROBE),
     "onnxruntime": ("edgeseg.backends", "edgeseg.bench", PROBE),
     "tensorrt": (PROBE,),
-    "triton": (TRITON_DOOR,),
+    "triton": (TRITON_DOOR, "edgeseg.bench"),
     "av": ("edgeseg.video", PROBE),
     "nibabel": ("edgeseg.volume",),
     "PIL": ("edgeseg.bench",),

@@ -9,11 +9,13 @@ import triton
 import triton.language as tl
 
 from edgeseg.errors import InputError
+from edgeseg.kernels._blend import ALPHA_STEPS, MAX_CLASSES, MAX_OUTLINE_PX
 from edgeseg.kernels.triton_kernels._launch import (
-    INTERPRETER_TILE,
+    FOUR_WARPS,
     check_sides,
     check_tensor,
     interpreted,
+    interpreter_tile,
     on_device,
 )
 
@@ -64,28 +66,27 @@ def _blend(
 def blend_overlay(
     frame: torch.Tensor,
     mask: torch.Tensor,
-    colours: torch.Tensor | Sequence[Sequence[int]],
+    colours_bgr: torch.Tensor | Sequence[Sequence[int]],
     *,
-    alpha: int,
+    alpha: float,
     outline_px: int = 0,
-) -> torch.Tensor:
-    """Blend the colours of a mask into a frame, in place.
+) -> None:
+    """As ``edgeseg.kernels.blend_overlay``, on tensors: blend a mask's colours in, in place.
 
-    A pixel of class k becomes ``(pixel * (256 - alpha) + colour * alpha + 128) >> 8``.
+    A pixel of class ``k`` becomes ``(p * (256 - a) + colour * a + 128) >> 8``, where ``a`` is
+    ``256 * alpha`` rounded, and the colour itself where the square of ``outline_px`` to each side
+    holds a pixel of another index. The frame's border is no outline. Everything else is left alone.
 
     Args:
-        frame: uint8 (H, W, 3), channels in any order, sides 1 to 65535; rows may be any distance
-            apart, pixels within them are contiguous.
-        mask: uint8 (H, W) of class indices, rows as those of ``frame``; 0 and indices above the
-            number of colours are left alone.
-        colours: of the classes 1, 2, ...: 0 to 255 each, in the order of the frame's channels; or
-            a contiguous uint8 tensor (classes, 3) on the frame's device.
-        alpha: 0 (the frame) to 256 (the colour).
-        outline_px: pixels with a pixel of another index at most so far away, in x and in y and
-            within the frame, get the colour itself; 0: no outline.
-
-    Returns:
-        ``frame``.
+        frame: uint8 (H, W, 3), sides 1 to 65535; rows may be any distance apart, pixels within
+            them are contiguous.
+        mask: uint8 (H, W) of class indices, rows as those of ``frame``; 0 and indices without a
+            colour are not drawn.
+        colours_bgr: of the classes 1 to K, in the order of the frame's channels: K times three
+            integers from 0 to 255, or a contiguous uint8 tensor (K, 3) on the frame's device; K is
+            1 to 255.
+        alpha: opacity, 0 to 1.
+        outline_px: how wide outlines are, on the class's side of the border; 0 to 127.
 
     Raises:
         InputError: an argument is not as described.
@@ -103,12 +104,12 @@ def blend_overlay(
             f"the mask must have the shape {(height, width)} and contiguous rows, got "
             f"{tuple(mask.shape)} with strides {mask.stride()}"
         )
-    if not 0 <= alpha <= 256:
-        raise InputError(f"alpha must be 0 to 256, got {alpha}")
-    if outline_px < 0:
-        raise InputError(f"outline_px must be at least 0, got {outline_px}")
-    palette = _palette(colours, frame.device)
-    rows, columns = INTERPRETER_TILE if interpreted() else (1, 256)
+    if not 0.0 <= alpha <= 1.0:
+        raise InputError(f"alpha must lie between 0 and 1, got {alpha}")
+    if not 0 <= outline_px <= MAX_OUTLINE_PX:
+        raise InputError(f"outlines are 0 to {MAX_OUTLINE_PX} pixels wide, got {outline_px}")
+    palette = _palette(colours_bgr, frame.device)
+    rows, columns = interpreter_tile(height) if interpreted() else (1, 256)
     with on_device(frame.device):
         _blend[(triton.cdiv(width, columns), triton.cdiv(height, rows))](
             frame,
@@ -119,13 +120,12 @@ def blend_overlay(
             frame.stride(0),
             mask.stride(0),
             len(palette),
-            alpha,
-            min(outline_px, max(height, width)),
+            round(ALPHA_STEPS * alpha),
+            outline_px,
             ROWS=rows,
             COLUMNS=columns,
-            num_warps=4,
+            **FOUR_WARPS,
         )
-    return frame
 
 
 def _palette(colours: torch.Tensor | Sequence[Sequence[int]], device: torch.device) -> torch.Tensor:
@@ -136,8 +136,8 @@ def _palette(colours: torch.Tensor | Sequence[Sequence[int]], device: torch.devi
         if any(not 0 <= value <= 255 for colour in colours for value in colour):
             raise InputError("the values of a colour are 0 to 255")
         palette = torch.tensor(colours, dtype=torch.uint8).to(device)
-    if palette.ndim != 2 or palette.shape[1] != 3 or not 1 <= len(palette) <= 255:
-        raise InputError(f"colours are 1 to 255 triples, got {tuple(palette.shape)}")
+    if palette.ndim != 2 or palette.shape[1] != 3 or not 1 <= len(palette) <= MAX_CLASSES:
+        raise InputError(f"colours are 1 to {MAX_CLASSES} triples, got {tuple(palette.shape)}")
     if not palette.is_contiguous():
         raise InputError("colours must be contiguous")
     return palette

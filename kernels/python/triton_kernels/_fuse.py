@@ -23,11 +23,12 @@ import triton.language as tl
 from edgeseg.errors import InputError
 from edgeseg.kernels._fuse import MAX_CHANNELS, MAX_VIEWS
 from edgeseg.kernels.triton_kernels._launch import (
-    INTERPRETER_TILE,
+    FOUR_WARPS,
     check_output,
     check_sides,
     check_tensor,
     interpreted,
+    interpreter_tile,
     on_device,
 )
 from edgeseg.spec import FLIPS, WEIGHTINGS, Flip, Weighting
@@ -511,9 +512,9 @@ def fuse_views(
         "WIDE": 2 * (max(plane) + _LARGEST_BLOCK) * max(sides) >= 2**31,
         "STATE": state is not None,
     }
-    rows, columns = _tile(width_px, channels)
+    rows, columns = _tile(height_px, width_px, channels)
     grid = (triton.cdiv(width_px, columns), triton.cdiv(height_px, rows))
-    options.update(ROWS=rows, COLUMNS=columns, num_warps=4)
+    options.update(ROWS=rows, COLUMNS=columns, **FOUR_WARPS)
     with on_device(device):
         if channels == 1:
             _fuse_one[grid](*arguments, **options)
@@ -524,9 +525,9 @@ def fuse_views(
     return Fused(probability, mask)
 
 
-def _tile(width_px: int, channels: int) -> tuple[int, int]:
+def _tile(height_px: int, width_px: int, channels: int) -> tuple[int, int]:
     """Rows and columns of a program: few enough pixels that four warps hold them in registers."""
     if interpreted():
-        return INTERPRETER_TILE
-    largest = _LARGEST_BLOCK if channels == 1 else max(16, min(128, 2048 // channels))
+        return interpreter_tile(height_px)
+    largest = _LARGEST_BLOCK if channels == 1 else max(4, min(128, 2048 // channels))
     return 1, int(min(triton.next_power_of_2(width_px), largest))

@@ -12,17 +12,20 @@ from edgeseg.errors import InputError
 from edgeseg.kernels._library import MAX_SIDE_PX
 
 __all__ = [
-    "INTERPRETER_TILE",
+    "FOUR_WARPS",
+    "ONE_WARP",
     "check_output",
     "check_sides",
     "check_tensor",
     "interpreted",
+    "interpreter_tile",
     "on_device",
 ]
 
-INTERPRETER_TILE = (16, 32)
-"""Rows and columns of a program in the interpreter, where every operation takes long, on however
-many elements; smaller than most pictures, so that there are tiles to be got wrong."""
+# Fused multiply-adds are asked for: Triton's default is about to change.
+ONE_WARP = {"num_warps": 1, "enable_fp_fusion": True}
+FOUR_WARPS = {"num_warps": 4, "enable_fp_fusion": True}
+"""How the kernels are compiled."""
 
 
 @triton.jit
@@ -96,6 +99,16 @@ def check_sides(what: str, height_px: int, width_px: int) -> None:
         raise InputError(
             f"the sides of {what} are 1 to {MAX_SIDE_PX} pixels, got {height_px}x{width_px}"
         )
+
+
+def interpreter_tile(height_px: int) -> tuple[int, int]:
+    """Rows and columns of a program in the interpreter, for a result of that height.
+
+    Every operation takes long there, on however many elements. Most pictures are larger all the
+    same, so that there are tiles to be got wrong.
+    """
+    rows = min(16, int(triton.next_power_of_2(height_px)))
+    return rows, 512 // rows
 
 
 def on_device(device: torch.device) -> contextlib.AbstractContextManager[Any]:

@@ -22,10 +22,11 @@ from edgeseg.errors import InputError
 from edgeseg.kernels._resize import Resample, check_normalization, filter_index
 from edgeseg.kernels._views import MAX_VIEWS
 from edgeseg.kernels.triton_kernels._launch import (
-    INTERPRETER_TILE,
+    FOUR_WARPS,
     check_sides,
     check_tensor,
     interpreted,
+    interpreter_tile,
     on_device,
 )
 from edgeseg.spec import FLIPS, ViewSpec
@@ -190,7 +191,7 @@ def _pass(
     size_in = source.shape[0 if vertical else 1]
     taps = _taps(size_in, height if vertical else width, resample, source.device)
     flips = () if view is None else view.flips
-    rows, columns = INTERPRETER_TILE if interpreted() else (1, 128)
+    rows, columns = interpreter_tile(height) if interpreted() else (1, 128)
     _resample[(triton.cdiv(width, columns), triton.cdiv(height, rows))](
         source,
         taps.first,
@@ -209,7 +210,7 @@ def _pass(
         LAST=view is not None,
         ROWS=rows,
         COLUMNS=columns,
-        num_warps=4,
+        **FOUR_WARPS,
     )
 
 

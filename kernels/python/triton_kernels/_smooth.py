@@ -19,7 +19,7 @@ import triton.language as tl
 
 from edgeseg.errors import InputError
 from edgeseg.kernels._smooth import MAX_CHANNELS, MAX_RADIUS
-from edgeseg.kernels.triton_kernels._launch import check_tensor, interpreted, on_device
+from edgeseg.kernels.triton_kernels._launch import ONE_WARP, check_tensor, interpreted, on_device
 
 __all__ = ["Smoothed", "smooth_z"]
 
@@ -145,10 +145,12 @@ def smooth_z(
         raise InputError("neither the probability nor the mask is wanted: choose one of them")
 
     radius = len(taps) - 1
-    # A larger radius has longer runs, so that their slices are read about twice at most.
-    run = 4 if interpreted() else min(max(triton.next_power_of_2(2 * radius), 8), 32)
+    # Longer runs read fewer slices twice, up to what a thread's registers hold.
+    run = 4 if interpreted() else min(max(triton.next_power_of_2(2 * radius), 8), 16)
     run = min(run, triton.next_power_of_2(count))
-    block = 64 if interpreted() else 128
+    # A mask of several channels keeps two more values for each voxel in registers.
+    voxels = 1024 if mask and channels > 1 else 2048
+    block = 64 if interpreted() else min(voxels // run, 256)
     plane = height * width
     device = volume.device
     smoothed = torch.empty((*lead, count, height, width), device=device) if probability else None
@@ -175,8 +177,8 @@ def smooth_z(
             ONE=channels == 1,
             RUN=run,
             BLOCK=block,
-            # One warp: a thread holds all slices of the run for four neighbouring voxels.
-            num_warps=1,
+            # One warp: a thread holds all slices of the run for some neighbouring voxels.
+            **ONE_WARP,
         )
     return Smoothed(smoothed, decided)
 

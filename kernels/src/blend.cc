@@ -57,6 +57,7 @@ void Blender::run(const Overlay& overlay, int threads) {
         const size_t row = width;
         scratch.runs.resize(row);
         scratch.change.resize(row);
+        scratch.extents.resize(height);
         if (overlay.outline_px == 0) continue;
         scratch.uniform.resize(row);
         for (auto& span : scratch.spans) {
@@ -75,25 +76,30 @@ void Blender::band(const Overlay& overlay, int begin, int end, Scratch& scratch)
     const int radius = overlay.outline_px;
     uint8_t* const runs = scratch.runs.data();
     std::memset(runs, 0, width);
-    bool none = true;  // whether all runs are 0
+    int low = 0, high = 0;  // runs outside these columns are 0
     int next = std::max(begin - radius, 0);
     for (int y = begin; y < end; ++y) {
         const int bottom = std::min(y + radius, height - 1);
-        for (; radius > 0 && next <= bottom; ++next) {
+        for (; next <= bottom; ++next) {
             const uint8_t* row = mask_row(overlay, next);
             int first, stop;
             loops_.extent(row, width, &first, &stop);
-            if (first == stop) {
-                // Runs of the background are nobody's concern.
-                if (!none) std::memset(runs, 0, width);
-                none = true;
-                continue;
-            }
-            loops_.uniform(row, width, radius, scratch.spans[0].data(), scratch.spans[1].data(),
-                           scratch.uniform.data());
+            scratch.extents[next] = {first, stop};
+            if (radius == 0) continue;
+            // Runs of the background are nobody's concern, so that the rest of the row may be left
+            // out, but for what the windows of the others reach.
+            const int left = first == stop ? 0 : std::max(first - radius, 0);
+            const int right = first == stop ? 0 : std::min(stop + radius, width);
+            std::memset(runs + low, 0, std::max(std::min(left, high) - low, 0));
+            std::memset(runs + std::max(right, low), 0, std::max(high - std::max(right, low), 0));
+            low = left;
+            high = right;
+            if (left == right) continue;
             const uint8_t* above = next > 0 ? mask_row(overlay, next - 1) : row;
-            loops_.count(row, above, scratch.uniform.data(), width, runs);
-            none = false;
+            loops_.uniform(row + left, right - left, radius, scratch.spans[0].data(),
+                           scratch.spans[1].data(), scratch.uniform.data());
+            loops_.count(row + left, above + left, scratch.uniform.data(), right - left,
+                         runs + left);
         }
         // Without outlines no run is too short.
         draw(overlay, y, radius > 0 ? bottom - std::max(y - radius, 0) + 1 : 0, scratch);
@@ -104,8 +110,7 @@ void Blender::band(const Overlay& overlay, int begin, int end, Scratch& scratch)
 // be for it not to be on an outline.
 void Blender::draw(const Overlay& overlay, int y, int rows, Scratch& scratch) const {
     const uint8_t* row = mask_row(overlay, y);
-    int first, end;
-    loops_.extent(row, overlay.frame.width, &first, &end);
+    const int first = scratch.extents[y].first, end = scratch.extents[y].end;
     if (first == end) return;
     const uint8_t* runs = scratch.runs.data();
     uint8_t* change = scratch.change.data();

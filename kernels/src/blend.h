@@ -37,7 +37,13 @@ class Blender {
     void run(const Overlay& overlay, int threads);
 
   private:
+    struct Extent {
+        int first;
+        int end;
+    };
+
     struct Scratch {
+        std::vector<Extent> extents;  // of each row that the band looks at
         std::vector<uint8_t> spans[2];
         std::vector<uint8_t> uniform;
         std::vector<uint8_t> runs;

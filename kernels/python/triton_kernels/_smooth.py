@@ -70,7 +70,8 @@ def _smooth(
         source = volume + c * (size * depth) + pixel
         total = tl.zeros([RUN, BLOCK], tl.float32)
         last = tl.minimum(start + RUN, count) - 1 + radius
-        for z in range(start - radius, last + 1):
+        # Stages: slices are on their way into shared memory while earlier ones are added.
+        for z in tl.range(start - radius, last + 1, num_stages=4):
             depth_index = tl.minimum(tl.maximum(first + z, 0), depth - 1)
             value = tl.load(source + depth_index * size, inside, 0.0)
             large = tl.where(value > 0.0, _LARGEST_VALUE, -_LARGEST_VALUE)

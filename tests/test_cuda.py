@@ -28,6 +28,7 @@ from hypothesis import strategies as st
 
 import edgeseg
 from edgeseg import kernels
+from edgeseg.bench import gpu_checks, gpu_homes
 from edgeseg.errors import BackendUnavailableError, InputError, NativeLibraryError
 from edgeseg.kernels import _cuda_library, cuda, reference_blend, reference_fuse, reference_smooth
 from edgeseg.kernels._cuda_library import CudaLibrary
@@ -438,6 +439,13 @@ def test_blending_equals_the_reference(
     wanted = reference_blend.blend_overlay(frame, mask, colours, alpha=alpha, outline_px=outline_px)
     np.testing.assert_array_equal(drawn.checked(), wanted)
     np.testing.assert_array_equal(labels.checked(), mask)
+
+
+def test_the_benchmarks_checks_pass_on_the_host(host: CudaLibrary) -> None:
+    """What ``python -m edgeseg.bench.gpu`` compares on a device, on the host's memory."""
+    torch = pytest.importorskip("torch")
+    checks = gpu_checks.check_home(gpu_homes.CudaHome(torch, "cpu", host))
+    assert not gpu_checks.failures(checks)
 
 
 @needs_compiler

@@ -233,8 +233,7 @@ struct FuseMany {
         seen.measure = 0.0f;
         if (kWeighting != EDGESEG_WEIGHT_MEAN) {
             const float channels = static_cast<float>(params.channels);
-            // Relative to the top: logits may be so large that they have no fraction left.
-            const float uniform = uniform_logit({0.0f, softmax.sum}, channels);
+            const float uniform = uniform_logit(softmax, channels);
             const float scale = channels / softmax.sum;
             float total = 0.0f;
             for (int c = 0; c < params.channels; ++c) {

@@ -65,8 +65,8 @@ Flip = Literal["none", "h", "v", "hv"]
 FLIPS: tuple[Flip, ...] = get_args(Flip)
 Weighting = Literal["entropy", "exp", "mean"]
 WEIGHTINGS: tuple[Weighting, ...] = get_args(Weighting)
-MIN_TEMPERATURE = 0.01
-"""In nats; below it, rounding of the entropy would decide the weights."""
+MIN_TEMPERATURE = 0.05
+"""In nats; below it, float32's rounding of the logits would show in the weights."""
 
 T = TypeVar("T")
 

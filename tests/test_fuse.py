@@ -36,13 +36,11 @@ def noise(
     return rng.uniform(-scale, scale, shape).astype(dtype)
 
 
-def tolerance(weighting: Weighting, temperature: float) -> float:
-    """Below 0.05 nats, float32's rounding of the logits shows in the weights."""
-    return TOLERANCE * max(1.0, 0.05 / temperature) if weighting == "exp" else TOLERANCE
-
-
 def assert_mask(
-    mask: npt.NDArray[np.uint8], expected: npt.NDArray[np.float64], threshold: float, limit: float
+    mask: npt.NDArray[np.uint8],
+    expected: npt.NDArray[np.float64],
+    threshold: float,
+    limit: float,
 ) -> None:
     """The mask is what the reference's probabilities say wherever they say it clearly."""
     if expected.ndim == 2:
@@ -73,7 +71,6 @@ def assert_close(
     expected, _ = reference_fuse.fuse_views(
         views, height, width, weighting=weighting, temperature=temperature, threshold=threshold
     )
-    limit = tolerance(weighting, temperature)
     for isa in isas:
         fused = fuse_views(
             views,
@@ -86,8 +83,8 @@ def assert_close(
             native=LIBRARIES[isa],
         )
         error = np.abs(fused.probability - expected).max()
-        assert error <= limit, f"{isa}: {error}"
-        assert_mask(fused.mask, expected, threshold, 2 * limit)
+        assert error <= TOLERANCE, f"{isa}: {error}"
+        assert_mask(fused.mask, expected, threshold, 2 * TOLERANCE)
 
 
 @st.composite
@@ -110,7 +107,7 @@ def view_lists(draw: st.DrawFn) -> list[View]:
     height=sides,
     width=sides,
     weighting=st.sampled_from(WEIGHTINGS),
-    temperature=st.sampled_from([0.01, 0.05, 0.3, 1.0, 100.0]),
+    temperature=st.sampled_from([0.05, 0.3, 1.0, 100.0]),
     threshold=st.one_of(st.just(0.5), st.floats(0.0, 1.0, width=32)),
     threads=st.integers(1, 3),
 )

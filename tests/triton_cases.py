@@ -100,8 +100,7 @@ def test_entropy_weights_keep_their_precision_at_both_ends(channels, spread):
     assert np.abs(found - probability).max() <= TOLERANCE
 
 
-@pytest.mark.parametrize("channels", [1, 4])
-@pytest.mark.parametrize("half", [False, True])
+@pytest.mark.parametrize(("channels", "half"), [(1, True), (4, True), (4, False)])
 def test_one_type_of_logits_is_read_without_the_other(channels, half):
     shapes = tuple((h, w, flip, half) for h, w, flip, _ in SHAPES[:3])
     views = make_views(3, channels, shapes=shapes)
@@ -112,7 +111,7 @@ def test_one_type_of_logits_is_read_without_the_other(channels, half):
 
 
 @pytest.mark.parametrize("channels", [1, 3])
-@pytest.mark.parametrize("weighting", ["entropy", "exp", "mean"])
+@pytest.mark.parametrize("weighting", ["entropy", "exp"])
 def test_nan_leaves_its_view_out_and_infinity_counts_as_the_largest_half(channels, weighting):
     views = make_views(11, channels, shapes=SHAPES[:3])
     for view in views:
@@ -146,7 +145,7 @@ def test_the_state_follows_the_recursion_and_its_settings_in_memory(channels):
     shapes = SHAPES[:2]
     pairs = as_pairs(make_views(0, channels, shapes=shapes))
     packed = triton_kernels.pack_views(pairs)
-    for frame in range(4):
+    for frame in range(3):
         views = make_views(frame, channels, shapes=shapes)
         for (logits, _), view in zip(pairs, views, strict=True):
             logits.copy_(on_device(view.logits))
@@ -193,7 +192,7 @@ def test_positions_whose_products_exceed_32_bits_are_exact():
 
 
 @pytest.mark.parametrize("shape", [(9, 5, 17), (1, 9, 5, 17), (3, 9, 5, 17)])
-@pytest.mark.parametrize("radius", [0, 2, 12])
+@pytest.mark.parametrize("radius", [0, 5])
 def test_volumes_are_smoothed_as_the_reference_does(shape, radius):
     rng = np.random.default_rng(radius)
     volume = rng.random(shape).astype(np.float32)
@@ -236,8 +235,7 @@ def test_the_threshold_of_a_volume_is_read_from_memory():
         assert torch.equal(found.mask, (volume > value).to(torch.uint8))
 
 
-@pytest.mark.parametrize("outline_px", [0, 1, 4])
-@pytest.mark.parametrize("alpha", [0.0, 0.3, 1.0])
+@pytest.mark.parametrize(("outline_px", "alpha"), [(0, 1.0), (0, 0.3), (1, 0.0), (3, 0.6)])
 def test_masks_are_blended_to_the_bit_within_the_frame_alone(outline_px, alpha):
     rng = np.random.default_rng(outline_px)
     padded = rng.integers(0, 256, (25, 50, 3), dtype=np.uint8)
@@ -250,15 +248,11 @@ def test_masks_are_blended_to_the_bit_within_the_frame_alone(outline_px, alpha):
         frame, mask, colours, alpha=alpha, outline_px=outline_px
     )
     drawn = on_device(padded)
-    triton_kernels.blend_overlay(
-        drawn[2:23, 3:44], on_device(mask), colours.tolist(), alpha=alpha, outline_px=outline_px
-    )
-    assert np.array_equal(drawn.cpu().numpy(), expected)
-    drawn = on_device(padded)
+    # Colours may come from the host or lie on the device.
     triton_kernels.blend_overlay(
         drawn[2:23, 3:44],
         on_device(mask),
-        on_device(colours),
+        on_device(colours) if outline_px else colours.tolist(),
         alpha=alpha,
         outline_px=outline_px,
     )

@@ -76,7 +76,7 @@ class AblationReport:
     def table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         """Columns and rows for a person."""
         columns = ("read-out", "views", "Dice", "IoU", "HD95 px", "ms")
-        rows = [
+        rows: list[tuple[str, ...]] = [
             (
                 row.name,
                 str(row.views),

@@ -198,7 +198,8 @@ def build(
         threads: CPU threads when timing; None: all.
         method: ``max``, ``entropy``, ``percentile`` or ``mse``; None for the quantiser's default.
         quantizer: ``edgeseg`` or ``modelopt``.
-        calibration_frames: at most so many, evenly sampled; None for the default.
+        calibration_frames: at most so many, evenly sampled; None for the default, which is fewer
+            for models of many views.
         exclude: regular expressions; a Linear or Conv whose whole name matches is not quantised.
         with_pictures: put the worst validation cases into the report.
         force: replace an existing output.
@@ -246,7 +247,7 @@ def build(
         calibration = calib.CalibrationFrames.open(
             data,
             preprocess,
-            limit=calib.DEFAULT_FRAMES if calibration_frames is None else calibration_frames,
+            limit=calibration_frames,
             validation=val,
         )
     golden_input = synthetic.golden_frames(GOLDEN_COUNT, *_golden_size(roi))

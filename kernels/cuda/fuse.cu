@@ -63,28 +63,66 @@ EDGESEG_DEVICE Corners corners_of(const ViewSlot& view, const Between& x, const 
     return corners;
 }
 
-EDGESEG_DEVICE float load_logit(const ViewSlot& view, int64_t at) {
-    return view.half ? half_to_float(load_constant(static_cast<const uint16_t*>(view.logits) + at))
-                     : load_constant(static_cast<const float*>(view.logits) + at);
+EDGESEG_DEVICE float to_float(float logit) { return logit; }
+EDGESEG_DEVICE float to_float(uint16_t logit) { return half_to_float(logit); }
+
+// The four logits around a pixel.
+struct Samples {
+    float a, b, c, d;
+};
+
+template <typename Logit>
+EDGESEG_DEVICE Samples load_samples(const void* logits, int64_t plane, const Corners& corners) {
+    const Logit* top = static_cast<const Logit*>(logits) + plane + corners.top;
+    const Logit* bottom = static_cast<const Logit*>(logits) + plane + corners.bottom;
+    return {to_float(load_constant(top + corners.left)),
+            to_float(load_constant(top + corners.right)),
+            to_float(load_constant(bottom + corners.left)),
+            to_float(load_constant(bottom + corners.right))};
 }
 
-EDGESEG_DEVICE float between(const Corners& corners, float a, float b, float c, float d) {
+EDGESEG_DEVICE float between(const Corners& corners, const Samples& samples) {
     const float near = 1.0f - corners.across;
-    const float top = interpolate(near, a, corners.across, b);
-    const float bottom = interpolate(near, c, corners.across, d);
+    const float top = interpolate(near, samples.a, corners.across, samples.b);
+    const float bottom = interpolate(near, samples.c, corners.across, samples.d);
     return interpolate(1.0f - corners.down, top, corners.down, bottom);
+}
+
+// An infinite logit leaves no finite value behind, so that only then there is something to do.
+EDGESEG_DEVICE float between_sanitized(const Corners& corners, const Samples& samples) {
+    return between(corners, {sanitize(samples.a), sanitize(samples.b), sanitize(samples.c),
+                             sanitize(samples.d)});
 }
 
 // The interpolated logit; NaN if one that takes part is.
 EDGESEG_DEVICE float logit_at(const ViewSlot& view, int64_t plane, const Corners& corners) {
-    const float a = load_logit(view, plane + corners.top + corners.left);
-    const float b = load_logit(view, plane + corners.top + corners.right);
-    const float c = load_logit(view, plane + corners.bottom + corners.left);
-    const float d = load_logit(view, plane + corners.bottom + corners.right);
-    const float value = between(corners, a, b, c, d);
-    // An infinite logit leaves no finite value behind, so that only then there is something to do.
-    if (is_finite(value)) return value;
-    return between(corners, sanitize(a), sanitize(b), sanitize(c), sanitize(d));
+    const Samples samples = view.half ? load_samples<uint16_t>(view.logits, plane, corners)
+                                      : load_samples<float>(view.logits, plane, corners);
+    const float value = between(corners, samples);
+    return is_finite(value) ? value : between_sanitized(corners, samples);
+}
+
+// Those of one channel at several pixels. All are asked for before the first is looked at, so that
+// the loads overlap.
+template <typename Logit, int kPixels>
+EDGESEG_DEVICE void logits_at(const ViewSlot& view, const Between (&across)[kPixels],
+                              const Between& down, float (&logits)[kPixels]) {
+    Corners corners[kPixels];
+    Samples samples[kPixels];
+    bool finite = true;
+#pragma unroll
+    for (int i = 0; i < kPixels; ++i) {
+        corners[i] = corners_of(view, across[i], down);
+        samples[i] = load_samples<Logit>(view.logits, 0, corners[i]);
+    }
+#pragma unroll
+    for (int i = 0; i < kPixels; ++i) {
+        logits[i] = between(corners[i], samples[i]);
+        finite = finite && is_finite(logits[i]);
+    }
+    if (finite) return;
+#pragma unroll
+    for (int i = 0; i < kPixels; ++i) logits[i] = between_sanitized(corners[i], samples[i]);
 }
 
 // One channel.
@@ -129,11 +167,14 @@ struct FuseOne {
                     across[i] = quick_taps(view.width, params.width, view.across, x);
                 }
             }
-#pragma unroll
-            for (int i = 0; i < kPixels; ++i) {
-                const float logit = logit_at(view, 0, corners_of(view, across[i], down));
-                add_view<kWeighting>(sums[i], logit, inverse);
+            float logits[kPixels];
+            if (view.half) {
+                logits_at<uint16_t>(view, across, down, logits);
+            } else {
+                logits_at<float>(view, across, down, logits);
             }
+#pragma unroll
+            for (int i = 0; i < kPixels; ++i) add_view<kWeighting>(sums[i], logits[i], inverse);
         }
         finish(params, at.y, first, sums);
     }

@@ -69,7 +69,16 @@ def compile_source(nvcc: str, source: Path, architectures: Sequence[int]) -> lis
     with tempfile.TemporaryDirectory() as folder:
         said = run(
             [
-                *(nvcc, "-std=c++17", "-O3", "-DNDEBUG", "-Xptxas", "-v", "-fatbin"),
+                *(
+                    nvcc,
+                    "-std=c++17",
+                    "-O3",
+                    "-DNDEBUG",
+                    "-prec-div=false",
+                    "-Xptxas",
+                    "-v",
+                    "-fatbin",
+                ),
                 *(f"-I{KERNELS / name}" for name in ("include", "src", "cuda")),
                 *('-DEDGESEG_VERSION="report"', '-DEDGESEG_CUDA_ARCHITECTURES="report"'),
                 *(f"-gencode=arch=compute_{n},code=sm_{n}" for n in architectures),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
+from types import SimpleNamespace
 
 import builders
 import cv2
@@ -15,10 +16,11 @@ from scipy import ndimage
 
 import edgeseg
 from edgeseg.cli import main
-from edgeseg.errors import DataError, MissingDependencyError, OutputError, UsageError
+from edgeseg.errors import BackendError, DataError, MissingDependencyError, OutputError, UsageError
 from edgeseg.settings import Settings
 from edgeseg.spec import VolumeSpec, ZSmoothingSpec
 from edgeseg.volume.montage import pick_slices
+from edgeseg.volume.segmenting import segment_slices
 
 nib = pytest.importorskip("nibabel")
 
@@ -261,6 +263,46 @@ def test_scores_are_in_millimetres(bundle, threshold, scan, tmp_path):
     report = edgeseg.segment(bundle, scan, out, labels=empty, **options)
     assert math.isinf(report.score.hd95)
     assert any("infinite" in line for line in report.remarks())
+
+
+def test_a_range_of_slices_is_scored_alone(bundle, threshold, scan, tmp_path, capsys):
+    out = tmp_path / "seg.nii.gz"
+    options = {"threshold": threshold, "threads": 1, "force": True}
+    edgeseg.segment(bundle, scan, out, **options)
+    labels = read(out)
+    other = labels.copy()
+    # Axial slices count along the file's third axis, from below.
+    other[:, :, 8:] = 1 - other[:, :, 8:]
+    path = save(tmp_path / "other.nii.gz", other)
+    for (first, end), dice in (((0, 8), 1.0), ((8, labels.shape[2]), 0.0)):
+        report = edgeseg.segment(
+            bundle, scan, out, labels=path, score_slices=(first, end), **options
+        )
+        assert report.score is not None
+        assert report.score.dice == pytest.approx(dice, abs=1e-6)
+        assert any(f"scored: slices {first} to {end - 1}" in line for line in report.remarks())
+    with pytest.raises(UsageError, match="no range of the scan's"):
+        edgeseg.segment(bundle, scan, out, labels=path, score_slices=(8, 999), **options)
+    with pytest.raises(UsageError, match="pass --labels"):
+        edgeseg.segment(bundle, scan, out, score_slices=(0, 8), **options)
+    arguments = ["segment", str(bundle), str(scan), "-o", str(out), "--labels", str(path)]
+    assert main([*arguments, "--score-slices", "8-9", "--force"]) == 2
+    assert "FIRST:END" in capsys.readouterr().err
+
+
+def test_logits_that_are_not_finite_make_no_healthy_patient():
+    grey = np.zeros((3, 8, 8), np.uint8)
+    outputs = {"logits": np.zeros((1, 1, 8, 8), np.float32)}
+    outputs["logits"][0, 0, 2, 2] = np.nan
+    stand_in = SimpleNamespace(
+        preprocess=lambda frame: {},
+        infer=lambda tensors: outputs,
+        read_out=lambda *a, **k: SimpleNamespace(
+            mask=np.zeros((8, 8), np.uint8), probability=np.zeros((8, 8), np.float32)
+        ),
+    )
+    with pytest.raises(BackendError, match="not finite"):
+        segment_slices(stand_in, grey)
 
 
 def test_labels_of_unknown_classes_are_refused(bundle_of_three, scan, tmp_path):

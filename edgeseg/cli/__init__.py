@@ -104,3 +104,15 @@ def parse_integers(text: str, count: int, what: str) -> tuple[int, ...]:
     if len(numbers) != count:
         raise UsageError(f"{text!r}: expected {what}")
     return numbers
+
+
+def parse_range(text: str) -> tuple[int, int]:
+    """``FIRST:END`` as two numbers, the end excluded.
+
+    Raises:
+        UsageError: the text is something else.
+    """
+    parts = text.split(":")
+    if len(parts) != 2 or not all(part.strip().isdecimal() for part in parts):
+        raise UsageError(f"slices {text!r}: write FIRST:END, such as 40:90")
+    return int(parts[0]), int(parts[1])

@@ -6,7 +6,6 @@ import argparse
 from pathlib import Path
 
 from edgeseg.cli._arguments import add_force_argument
-from edgeseg.errors import UsageError
 
 SUMMARY = "train DINO-MVR probes on a frozen DINOv3 backbone, from a few labelled images"
 
@@ -77,6 +76,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Fit, then show the held-out Dice."""
+    from edgeseg.cli import parse_range
     from edgeseg.cli._console import console, progress_bars, table
     from edgeseg.settings import parse_views
     from edgeseg.workflows.fit import fit
@@ -91,7 +91,7 @@ def execute(arguments: argparse.Namespace) -> int:
             resolutions_px=parse_views(arguments.resolutions),
             axis=arguments.axis,
             normalize=arguments.normalize,
-            slices=None if arguments.slices is None else _slices(arguments.slices),
+            slices=None if arguments.slices is None else parse_range(arguments.slices),
             held_out=arguments.held_out,
             limit=arguments.limit,
             epochs=arguments.epochs,
@@ -113,10 +113,3 @@ def execute(arguments: argparse.Namespace) -> int:
 
 def _names(text: str) -> tuple[str, ...]:
     return tuple(name.strip() for name in text.split(","))
-
-
-def _slices(text: str) -> tuple[int, int]:
-    parts = text.split(":")
-    if len(parts) != 2 or not all(part.strip().isdecimal() for part in parts):
-        raise UsageError(f"slices {text!r}: write FIRST:END, such as 40:90")
-    return int(parts[0]), int(parts[1])

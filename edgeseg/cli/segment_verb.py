@@ -45,6 +45,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--labels", type=Path, metavar="FILE", help="truth on the same grid, to score against"
     )
     parser.add_argument(
+        "--score-slices",
+        metavar="FIRST:END",
+        help="score only these slices (END excluded), such as those that fit held out",
+    )
+    parser.add_argument(
         "--montage",
         type=Path,
         nargs="?",
@@ -60,6 +65,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def execute(arguments: argparse.Namespace) -> int:
     """Segment, then say what was found."""
+    from edgeseg.cli import parse_range
     from edgeseg.cli._console import console, progress_bars, table
     from edgeseg.workflows.segment import segment
 
@@ -71,6 +77,9 @@ def execute(arguments: argparse.Namespace) -> int:
             axis=arguments.axis,
             normalize=arguments.normalize,
             labels=arguments.labels,
+            score_slices=(
+                None if arguments.score_slices is None else parse_range(arguments.score_slices)
+            ),
             montage=arguments.montage,
             threshold=arguments.threshold,
             settings=settings(arguments),

@@ -80,13 +80,14 @@ def segment_slices(
         return model.preprocess(cv2.cvtColor(grey, cv2.COLOR_GRAY2BGR))
 
     def read_out(outputs: Any) -> Any:
-        result = model.read_out(outputs, slices.shape[1:], threshold=threshold)
-        # A threshold would turn NaN into background, and a broken engine into a healthy patient.
-        if not np.isfinite(result.probability).all():
+        # A threshold would turn NaN into background, the fusion would leave it out, and a broken
+        # engine would make a healthy patient.
+        if not all(np.isfinite(output).all() for output in outputs.values()):
             raise BackendError(
-                "the engine's probabilities are not finite: its arithmetic overflows; use the "
-                "fp16-safe or fp32 precision"
+                "the engine's logits are not finite: its arithmetic overflows; use the fp16-safe "
+                "or fp32 precision"
             )
+        result = model.read_out(outputs, slices.shape[1:], threshold=threshold)
         return result.mask if smoother is None else result.probability
 
     def collect(value: Any) -> None:

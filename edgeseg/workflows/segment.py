@@ -58,6 +58,7 @@ class SegmentReport:
         sigma_mm: the same in millimetres.
         volume_ml: of each foreground class by name.
         score: against the labels that were given; HD95 in millimetres.
+        scored_slices: the range that it is of.
         orientation_known: whether the scan's file states an orientation.
         seconds: from the first slice to the last mask.
         backend: library that ran the bundle.
@@ -75,6 +76,7 @@ class SegmentReport:
     sigma_mm: float
     volume_ml: dict[str, float]
     score: CaseScore | None
+    scored_slices: tuple[int, int]
     orientation_known: bool
     seconds: float
     backend: str
@@ -117,6 +119,10 @@ class SegmentReport:
             f"normalisation: {self.normalize} ({whose}); smoothing across slices: {smoothing}",
             f"labels: {self.output}",
         ]
+        if self.score is not None and self.scored_slices != (0, count):
+            lines.insert(
+                1, f"scored: slices {self.scored_slices[0]} to {self.scored_slices[1] - 1}"
+            )
         if not self.orientation_known:
             lines.insert(
                 0,
@@ -138,6 +144,7 @@ def segment(
     axis: Axis | None = None,
     normalize: str | None = None,
     labels: str | Path | None = None,
+    score_slices: tuple[int, int] | None = None,
     montage: str | Path | Literal[True] | None = None,
     threshold: float | None = None,
     settings: Settings = _AS_BUILT,
@@ -168,6 +175,8 @@ def segment(
             bundle says, or ``zscore``.
         labels: a NIfTI file on the scan's grid to score against. For a one-class model every label
             above 0 is foreground.
+        score_slices: (first, end) of the slices to score, end excluded, counted along ``axis`` as
+            ``fit`` counts them; None for all. For volumes of which other slices were learned from.
         montage: PNG file of slices with what was found; True for the output's name with ``.png``.
         threshold: for one-class models, instead of the bundle's; between 0 and 1.
         settings: fewer views, or another read-out, than the bundle's.
@@ -191,6 +200,8 @@ def segment(
     target = Path(output) if output is not None else Path(f"{nifti_stem(scan_path)}-seg.nii.gz")
     picture = _picture_path(montage, target)
     _check_arguments(axis, normalize, settings)
+    if score_slices is not None and labels is None:
+        raise UsageError("--score-slices chooses what to score: pass --labels as well")
     check_nifti_suffix(target)
     _check_outputs(target, picture, [p for p in (scan_path, labels_path) if p], force=force)
     source = read_scan(scan_path)
@@ -212,6 +223,7 @@ def segment(
         if stored_truth is not None:
             truth = order.to_slices(_known_classes(stored_truth, model, labels_path))
             del stored_truth
+        first, end = _scored(score_slices, geometry.shape[order.axes[0]])
         grey = normalize_volume(source, spec)
         del source  # four bytes a voxel
         sigma = sigma_in_slices(model.readout.z_smoothing, len(grey), order.spacing_mm[0])
@@ -220,7 +232,10 @@ def segment(
         seconds = time.perf_counter() - start
         classes, engine, variant = model.classes, model.engine.info, model.variant.name
     names = classes if len(classes) == 1 else classes[1:]
-    score = None if truth is None else score_volume(masks, truth, len(classes), order.spacing_mm)
+    score = None
+    if truth is not None:
+        parts = masks[first:end], truth[first:end]
+        score = score_volume(*parts, len(classes), order.spacing_mm)
     write_labels(target, np.asfortranarray(order.to_file(masks)), geometry)
     if picture is not None:
         caption = f"{spec.axis}, {spec.normalize}"
@@ -242,6 +257,7 @@ def segment(
         sigma_mm=sigma * order.spacing_mm[0],
         volume_ml=_volumes_ml(masks, names, geometry),
         score=score,
+        scored_slices=(first, end),
         orientation_known=geometry.known,
         seconds=seconds,
         backend=engine.backend,
@@ -273,6 +289,16 @@ def _check_arguments(axis: str | None, normalize: str | None, settings: Settings
         parse_normalization(normalize)
     if settings.time_constant_ms:
         raise UsageError("smoothing over time is for videos; a volume is smoothed by --z-sigma")
+
+
+def _scored(wanted: tuple[int, int] | None, count: int) -> tuple[int, int]:
+    """The range of slices to score."""
+    first, end = wanted or (0, count)
+    if not 0 <= first < end <= count:
+        raise UsageError(
+            f"slices {first}:{end} to score are no range of the scan's {count}, which are 0:{count}"
+        )
+    return first, end
 
 
 def _check_outputs(target: Path, picture: Path | None, inputs: list[Path], *, force: bool) -> None:

@@ -50,7 +50,7 @@ cuda-report: $(BIN)/python
 	$(BIN)/python kernels/lab/ptxas_report.py
 
 bench: $(VENV)/.test
-	$(BIN)/python -m edgeseg.bench.resize
+	for kernel in resize fuse smooth blend; do $(BIN)/python -m edgeseg.bench.$$kernel || exit 1; done
 
 wheel: $(VENV)/.test
 	$(BIN)/python -m build --outdir dist .

@@ -70,7 +70,7 @@ class CpuHome:
         self, frame: Array, mask: Array, colours: Array, alpha: float, outline_px: int
     ) -> Array:
         """As ``Home.blend``."""
-        drawn = frame.copy()
+        drawn: Array = frame.copy()
         kernels.blend_overlay(drawn, mask, colours, alpha=alpha, outline_px=outline_px)
         return drawn
 

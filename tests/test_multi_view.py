@@ -9,12 +9,12 @@ import cv2
 import numpy as np
 import pytest
 from builders import tiny_bundle, tiny_views, tiny_views_bundle
-from edgeseg.kernels.reference_fuse import fuse_views
 
 import edgeseg
 from edgeseg.backends import available_backends
 from edgeseg.errors import BackendError, GoldenMismatchError, UsageError
 from edgeseg.kernels import View
+from edgeseg.kernels.reference_fuse import fuse_views
 from edgeseg.model import Model
 from edgeseg.regularize import regularize
 from edgeseg.settings import Settings

@@ -12,24 +12,17 @@ OpenCV's threads are set to those of edgeseg.
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console
 from rich.table import Table
 
 from edgeseg import kernels
-from edgeseg._files import atomic_file
-from edgeseg._machine import cpu_name
+from edgeseg.bench import kernel_command
 from edgeseg.bench.timing import interleave
 from edgeseg.kernels import LibraryInfo
 
@@ -87,26 +80,21 @@ def measure(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure every case and print medians and ratios; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m edgeseg.bench.blend", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=20, help="rounds of 5 calls (default: 20)")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], metavar="N")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
-    options = parser.parse_args(arguments)
-
-    measurements = [
-        measure(frame_px, outline_px, threads=threads, rounds=options.rounds)
-        for frame_px in FRAMES_PX
-        for outline_px in (0, round(frame_px[0] / 300))
-        for threads in options.threads
-    ]
-    info = kernels.library_info()
-    # A pipe has no width: lay the table out whole rather than cut it at 80 columns.
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    console.print(_table(measurements, info))
-    if options.json is not None:
-        with atomic_file(options.json) as path:
-            path.write_text(json.dumps(_document(measurements, info), indent=2) + "\n")
-    return 0
+    return kernel_command.run(
+        "blend",
+        __doc__,
+        arguments,
+        rounds=20,
+        measure=lambda threads, rounds: [
+            measure(frame_px, outline_px, threads=n, rounds=rounds)
+            for frame_px in FRAMES_PX
+            for outline_px in (0, round(frame_px[0] / 300))
+            for n in threads
+        ],
+        table=_table,
+        record=lambda m: {**asdict(m), "ratios": m.ratios},
+        libraries=("opencv-python-headless",),
+    )
 
 
 def _ellipse(frame_px: tuple[int, int]) -> Bytes:
@@ -170,15 +158,6 @@ def _table(measurements: Sequence[Measurement], info: LibraryInfo) -> Table:
             cells.append(f"{m.median_ms[name]:.3f}{ratio}")
         table.add_row(*cells)
     return table
-
-
-def _document(measurements: Sequence[Measurement], info: LibraryInfo) -> dict[str, Any]:
-    return {
-        "machine": {"processor": cpu_name(), "machine": platform.machine()},
-        "versions": {"edgeseg": info.version, "opencv": cv2.__version__},
-        "isa": info.isa,
-        "measurements": [{**asdict(m), "ratios": m.ratios} for m in measurements],
-    }
 
 
 if __name__ == "__main__":

@@ -12,24 +12,16 @@ every pixel take the time.
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console
 from rich.table import Table
 
 from edgeseg import kernels
-from edgeseg._files import atomic_file
-from edgeseg._machine import cpu_name
+from edgeseg.bench import kernel_command
 from edgeseg.bench.timing import interleave
 from edgeseg.kernels import LibraryInfo, View
 from edgeseg.spec import Flip
@@ -162,25 +154,23 @@ def opencv_numpy(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure every case and print medians and ratios; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m edgeseg.bench.fuse", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=10, help="rounds of 5 calls (default: 10)")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], metavar="N")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
-    options = parser.parse_args(arguments)
-
-    measurements = [
-        measure(case, threads, rounds=options.rounds)
-        for case in CASES
-        for threads in options.threads
-    ]
-    info = kernels.library_info()
-    # A pipe has no width: lay the table out whole rather than cut it at 80 columns.
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    console.print(_table(measurements, info))
-    if options.json is not None:
-        with atomic_file(options.json) as path:
-            path.write_text(json.dumps(_document(measurements, info), indent=2) + "\n")
-    return 0
+    return kernel_command.run(
+        "fuse",
+        __doc__,
+        arguments,
+        rounds=10,
+        measure=lambda threads, rounds: [
+            measure(case, n, rounds=rounds) for case in CASES for n in threads
+        ],
+        table=_table,
+        record=lambda m: {
+            **asdict(m),
+            "ratio": m.ratio,
+            "moved_bytes": m.case.moved_bytes,
+            "bandwidth_gb_s": m.bandwidth_gb_s,
+        },
+        libraries=("opencv-python-headless", "numpy"),
+    )
 
 
 def _table(measurements: Sequence[Measurement], info: LibraryInfo) -> Table:
@@ -200,27 +190,6 @@ def _table(measurements: Sequence[Measurement], info: LibraryInfo) -> Table:
             f"{m.max_difference:.1e}",
         )
     return table
-
-
-def _document(measurements: Sequence[Measurement], info: LibraryInfo) -> dict[str, Any]:
-    return {
-        "machine": {"processor": cpu_name(), "machine": platform.machine()},
-        "versions": {
-            "edgeseg": info.version,
-            "opencv": cv2.__version__,
-            "numpy": np.__version__,
-        },
-        "isa": info.isa,
-        "measurements": [
-            {
-                **asdict(m),
-                "ratio": m.ratio,
-                "moved_bytes": m.case.moved_bytes,
-                "bandwidth_gb_s": m.bandwidth_gb_s,
-            }
-            for m in measurements
-        ],
-    }
 
 
 if __name__ == "__main__":

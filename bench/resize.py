@@ -12,26 +12,19 @@ PIL itself knows no threads.
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
-import json
-import platform
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
 import numpy.typing as npt
-from rich.console import Console
 from rich.table import Table
 
 from edgeseg import kernels
-from edgeseg._files import atomic_file
-from edgeseg._machine import cpu_name
 from edgeseg._optional import require
+from edgeseg.bench import kernel_command
 from edgeseg.bench.timing import interleave
 from edgeseg.kernels import LibraryInfo
 
@@ -99,26 +92,21 @@ def measure(
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure every case and print medians and ratios; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m edgeseg.bench.resize", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=20, help="rounds of 5 calls (default: 20)")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], metavar="N")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
-    options = parser.parse_args(arguments)
-
-    measurements = [
-        measure(frame_px, result_px, resample, threads, rounds=options.rounds)
-        for frame_px, result_px in CASES
-        for resample in ("bilinear", "bicubic")
-        for threads in options.threads
-    ]
-    info = kernels.library_info()
-    # A pipe has no width: lay the table out whole rather than cut it at 80 columns.
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    console.print(_table(measurements, info))
-    if options.json is not None:
-        with atomic_file(options.json) as path:
-            path.write_text(json.dumps(_document(measurements, info), indent=2) + "\n")
-    return 0
+    return kernel_command.run(
+        "resize",
+        __doc__,
+        arguments,
+        rounds=20,
+        measure=lambda threads, rounds: [
+            measure(frame_px, result_px, resample, n, rounds=rounds)
+            for frame_px, result_px in CASES
+            for resample in ("bilinear", "bicubic")
+            for n in threads
+        ],
+        table=_table,
+        record=lambda m: {**asdict(m), "ratios": m.ratios},
+        libraries=("opencv-python-headless", "pillow"),
+    )
 
 
 def _edgeseg(
@@ -205,16 +193,6 @@ def _table(measurements: Sequence[Measurement], info: LibraryInfo) -> Table:
             cells.append(f"{m.median_ms[name]:.3f}{ratio}")
         table.add_row(*cells)
     return table
-
-
-def _document(measurements: Sequence[Measurement], info: LibraryInfo) -> dict[str, Any]:
-    pil = require("PIL", "bench")
-    return {
-        "machine": {"processor": cpu_name(), "machine": platform.machine()},
-        "versions": {"edgeseg": info.version, "opencv": cv2.__version__, "pillow": pil.__version__},
-        "isa": info.isa,
-        "measurements": [{**asdict(m), "ratios": m.ratios} for m in measurements],
-    }
 
 
 if __name__ == "__main__":

@@ -7,28 +7,21 @@ threshold or without:
 - ``copy``: ``numpy.copyto`` of the same volume, which reads and writes as many bytes as the
   smoothing must. The share is the time of the copy divided by that of ``smooth_z``.
 
-Neither knows threads.
+The copy is shared among as many threads; scipy knows none.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import platform
-import sys
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
-from pathlib import Path
-from typing import Any
 
 import numpy as np
-from rich.console import Console
 from rich.table import Table
 
 from edgeseg import kernels
-from edgeseg._files import atomic_file
-from edgeseg._machine import cpu_name
 from edgeseg._optional import require
+from edgeseg.bench import kernel_command
 from edgeseg.bench.timing import interleave
 from edgeseg.kernels import LibraryInfo
 
@@ -61,7 +54,7 @@ class Measurement:
 
     @property
     def copy_share(self) -> float:
-        """Bandwidth in relation to that of the copy (one thread), without the mask's bytes."""
+        """Bandwidth in relation to that of a copy by as many threads, without the mask's bytes."""
         return self.median_ms[_COPY] / self.median_ms[_NAME]
 
     @property
@@ -108,35 +101,37 @@ def measure(
     calls: dict[str, Callable[[], object]] = {
         _NAME: edgeseg,
         _SCIPY: scipy,
-        _COPY: lambda: np.copyto(copied, volume),
+        _COPY: lambda: list(pool.map(np.copyto, copied_parts, volume_parts)),
     }
-    timings = interleave(calls, rounds=rounds, block=3, warmup=1)
+    copied_parts, volume_parts = np.array_split(copied, threads), np.array_split(volume, threads)
+    with ThreadPoolExecutor(threads) as pool:
+        timings = interleave(calls, rounds=rounds, block=3, warmup=1)
     medians = {name: timing.median_ms for name, timing in timings.items()}
     return Measurement(volume_px, sigma, masks, threads, medians)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measure every case and print medians and ratios; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m edgeseg.bench.smooth", description=__doc__)
-    parser.add_argument("--rounds", type=int, default=6, help="rounds of 3 calls (default: 6)")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], metavar="N")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="also write the figures there")
-    options = parser.parse_args(arguments)
-
-    measurements = [
-        measure(volume_px, sigma, masks=masks, threads=threads, rounds=options.rounds)
-        for volume_px, sigma in CASES
-        for masks in (False, True)
-        for threads in options.threads
-    ]
-    info = kernels.library_info()
-    # A pipe has no width: lay the table out whole rather than cut it at 80 columns.
-    console = Console(width=None if sys.stdout.isatty() else 120)
-    console.print(_table(measurements, info))
-    if options.json is not None:
-        with atomic_file(options.json) as path:
-            path.write_text(json.dumps(_document(measurements, info), indent=2) + "\n")
-    return 0
+    return kernel_command.run(
+        "smooth",
+        __doc__,
+        arguments,
+        rounds=6,
+        measure=lambda threads, rounds: [
+            measure(volume_px, sigma, masks=masks, threads=n, rounds=rounds)
+            for volume_px, sigma in CASES
+            for masks in (False, True)
+            for n in threads
+        ],
+        table=_table,
+        record=lambda m: {
+            **asdict(m),
+            "ratio": m.ratio,
+            "copy_share": m.copy_share,
+            "copy_gb_per_s": m.copy_gb_per_s,
+        },
+        libraries=("numpy", "scipy"),
+    )
 
 
 def _table(measurements: Sequence[Measurement], info: LibraryInfo) -> Table:
@@ -158,27 +153,6 @@ def _table(measurements: Sequence[Measurement], info: LibraryInfo) -> Table:
             f"{m.copy_share:.0%}",
         )
     return table
-
-
-def _document(measurements: Sequence[Measurement], info: LibraryInfo) -> dict[str, Any]:
-    return {
-        "machine": {"processor": cpu_name(), "machine": platform.machine()},
-        "versions": {
-            "edgeseg": info.version,
-            "numpy": np.__version__,
-            "scipy": require("scipy", "bench").__version__,
-        },
-        "isa": info.isa,
-        "measurements": [
-            {
-                **asdict(m),
-                "ratio": m.ratio,
-                "copy_share": m.copy_share,
-                "copy_gb_per_s": m.copy_gb_per_s,
-            }
-            for m in measurements
-        ],
-    }
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from edgeseg._closing import Closing
 from edgeseg.backends import BackendChoice, EngineOptions, Hint, choose_backend, open_engine
 from edgeseg.backends.base import Array, Engine
 from edgeseg.bundle import Bundle, read_bundle
-from edgeseg.errors import BackendError
+from edgeseg.errors import BackendError, UsageError
 from edgeseg.golden import check_golden
 from edgeseg.preprocess import Preprocessor
 from edgeseg.reader import Reader, Reading
@@ -198,6 +198,19 @@ class Model(Closing):
             self._in_order(outputs), target, threshold=threshold, memory=memory
         )
         return Result(reading, (height, width), roi)
+
+    def check_threshold(self, threshold: float | None) -> None:
+        """Refuse, before any work, a threshold that the read-out would refuse.
+
+        Raises:
+            UsageError: the model has several classes, or the threshold lies outside (0, 1).
+        """
+        if threshold is None:
+            return
+        if self.readout.activation != "sigmoid":
+            raise UsageError("--threshold has no meaning for several classes, which compete")
+        if not 0.0 < threshold < 1.0:
+            raise UsageError(f"--threshold must lie between 0 and 1, got {threshold}")
 
     def read_grid(
         self,

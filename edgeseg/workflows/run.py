@@ -130,7 +130,7 @@ def run(
     ):
         if _is_same(source.path, target):
             raise UsageError(f"{target} is the input itself: choose another output")
-        _check_threshold(model, threshold)
+        model.check_threshold(threshold)
         colours = parse_colours(color, _foreground_classes(model))
         draw = (
             _masks(model)
@@ -227,15 +227,6 @@ def _masks(model: Model) -> Draw:
 
 def _foreground_classes(model: Model) -> int:
     return max(1, len(model.classes) - 1)
-
-
-def _check_threshold(model: Model, threshold: float | None) -> None:
-    if threshold is None:
-        return
-    if model.manifest.readout.activation != "sigmoid":
-        raise UsageError("--threshold has no meaning for several classes, which compete")
-    if not 0.0 < threshold < 1.0:
-        raise UsageError(f"--threshold must lie between 0 and 1, got {threshold}")
 
 
 def _default_output(source: Path, kind: MediaKind, mask_only: bool) -> Path:

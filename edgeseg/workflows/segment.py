@@ -216,7 +216,7 @@ def segment(
         hint="throughput",
         settings=settings,
     ) as model:
-        _check_threshold(model, threshold)
+        model.check_threshold(threshold)
         spec, spoken_by = _volume_spec(model, axis, normalize)
         order = slice_order(geometry, spec.axis)
         truth = None
@@ -320,15 +320,6 @@ def _picture_path(montage: str | Path | bool | None, target: Path) -> Path | Non
     if path.suffix.lower() != ".png":
         raise UsageError(f"{path}: a montage is a .png file")
     return path
-
-
-def _check_threshold(model: Model, threshold: float | None) -> None:
-    if threshold is None:
-        return
-    if model.readout.activation != "sigmoid":
-        raise UsageError("--threshold has no meaning for several classes, which compete")
-    if not 0.0 < threshold < 1.0:
-        raise UsageError(f"--threshold must lie between 0 and 1, got {threshold}")
 
 
 def _volume_spec(

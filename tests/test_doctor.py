@@ -232,6 +232,23 @@ def test_the_native_library_comes_with_its_command(monkeypatch):
     assert "not here" in finding.detail and "pip install" in finding.mend
 
 
+def test_cuda_kernels_say_what_they_were_built_for(monkeypatch):
+    answer = {"architectures": ["sm_87", "sm_90"], "path": "/x.so", "unavailable": "no device"}
+    monkeypatch.setattr(doctor_module, "probe", lambda name: answer)
+    finding = doctor_module._cuda_kernels()
+    assert finding.status == "missing"
+    assert "sm_87, sm_90" in finding.detail and "no device" in finding.detail
+    answer["unavailable"] = None
+    assert doctor_module._cuda_kernels().status == "ok"
+
+    def absent(name):
+        raise ProbeError("edgeseg.errors.NativeLibraryError: it is not here")
+
+    monkeypatch.setattr(doctor_module, "probe", absent)
+    finding = doctor_module._cuda_kernels()
+    assert finding.status == "missing" and "EDGESEG_CUDA=ON" in finding.mend
+
+
 def test_a_quota_below_the_visible_cores_asks_for_threads(monkeypatch):
     monkeypatch.setattr(_linux, "usable_cores", lambda: 16)
     monkeypatch.setattr(_linux, "cpu_quota", lambda: 2.5)

@@ -75,6 +75,17 @@ def _kernels() -> dict[str, Any]:
     return {"isa": info.isa, "available": list(info.available), "path": str(info.path)}
 
 
+def _cuda_kernels() -> dict[str, Any]:
+    from edgeseg.kernels import cuda
+
+    info = cuda.library_info()
+    return {
+        "architectures": list(info.architectures),
+        "path": str(info.path),
+        "unavailable": cuda.unavailable_reason(),
+    }
+
+
 def _openvino() -> dict[str, Any]:
     import openvino
 
@@ -149,6 +160,7 @@ def _cuda_check(status: int, call: str) -> None:
 _PROBES = {
     "av": _av,
     "cuda": _cuda,
+    "cuda_kernels": _cuda_kernels,
     "kernels": _kernels,
     "onnxruntime": _onnxruntime,
     "opencv": _opencv,

@@ -91,6 +91,7 @@ def doctor() -> list[Finding]:
         ("Jetson", _jetson),
         ("NVIDIA GPU", _cuda),
         ("TensorRT", _tensorrt),
+        ("CUDA kernels", _cuda_kernels),
         ("CUDA compiler", _nvcc),
         ("Triton", _triton),
         ("C++ compiler", _compiler),
@@ -326,6 +327,22 @@ def _tensorrt() -> Finding:
             return Finding("TensorRT", "missing", _NO_GPU, f"on a machine that has one: {mend}")
         return _absent("TensorRT", mend)
     return Finding("TensorRT", "ok", str(found["version"]))
+
+
+def _cuda_kernels() -> Finding:
+    try:
+        found = probe("cuda_kernels")
+    except ProbeError as error:
+        return Finding(
+            "CUDA kernels",
+            "missing",
+            str(error),
+            "only for device memory: pip install . -C cmake.define.EDGESEG_CUDA=ON  in a checkout",
+        )
+    built = f"for {', '.join(found['architectures'])}; {found['path']}"
+    if found["unavailable"] is not None:
+        return Finding("CUDA kernels", "missing", f"built {built}; {found['unavailable']}", _NO_GPU)
+    return Finding("CUDA kernels", "ok", built)
 
 
 def _nvcc() -> Finding:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from edgeseg.export.backbone_source import read_backbone
     from edgeseg.export.family import Family, InputSize
-    from edgeseg.export.fit import fit_config, fit_probes, write_checkpoint
+    from edgeseg.export.fitting.fit import fit_config, fit_probes, write_checkpoint
     from edgeseg.export.loading import CheckpointInfo, LoadedCheckpoint, inspect, load
     from edgeseg.export.onnx_export import ExportedGraph, export_onnx
     from edgeseg.export.parity import check_parity
@@ -44,13 +44,13 @@ _HOMES = {
     "LoadedCheckpoint": "loading",
     "check_parity": "parity",
     "export_onnx": "onnx_export",
-    "fit_config": "fit",
-    "fit_probes": "fit",
+    "fit_config": "fitting.fit",
+    "fit_probes": "fitting.fit",
     "inspect": "loading",
     "known_families": "registry",
     "load": "loading",
     "read_backbone": "backbone_source",
-    "write_checkpoint": "fit",
+    "write_checkpoint": "fitting.fit",
 }
 
 

@@ -23,15 +23,15 @@ torch = pytest.importorskip("torch")
 
 from edgeseg.export import load, read_backbone  # noqa: E402
 from edgeseg.export.backbone import Dinov3Backbone  # noqa: E402
-from edgeseg.export.fit_features import FeatureCache, soft_target  # noqa: E402
-from edgeseg.export.fit_samples import (  # noqa: E402
+from edgeseg.export.fitting.features import FeatureCache, soft_target  # noqa: E402
+from edgeseg.export.fitting.samples import (  # noqa: E402
     Sample,
     choose_samples,
     picture_samples,
     split_samples,
 )
-from edgeseg.export.fit_train import epochs_for, fit_loss  # noqa: E402
-from edgeseg.export.fit_volumes import volume_cases, volume_samples  # noqa: E402
+from edgeseg.export.fitting.train import epochs_for, fit_loss  # noqa: E402
+from edgeseg.export.fitting.volumes import volume_cases, volume_samples  # noqa: E402
 from edgeseg.spec import PreprocessSpec, VolumeSpec  # noqa: E402
 from tests.checkpoints import make_checkpoint, make_state_dict, to_timm_spelling  # noqa: E402
 from tests.reference import reference_features, reference_logits  # noqa: E402
@@ -495,8 +495,6 @@ def test_a_full_disk_is_told_before_work_starts(
 ) -> None:
     import tempfile
     from types import SimpleNamespace
-
-    from edgeseg.export import fit_features
 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     usage = SimpleNamespace(disk_usage=lambda folder: SimpleNamespace(free=65 << 20))

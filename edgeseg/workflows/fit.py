@@ -15,7 +15,7 @@ from edgeseg.spec import VolumeSpec
 from edgeseg.volume.slices import Axis
 
 if TYPE_CHECKING:
-    from edgeseg.export.fit_samples import Sample
+    from edgeseg.export.fitting.samples import Sample
 
 __all__ = ["DEFAULT_HELD_OUT", "DEFAULT_RESOLUTIONS_PX", "FitReport", "fit"]
 
@@ -101,7 +101,7 @@ class _Draw:
 
     def split(self, samples: Sequence[Sample]) -> tuple[Sequence[Sample], Sequence[Sample]]:
         """Pictures, or slices of which ``held_out`` says how many are set apart."""
-        from edgeseg.export.fit_samples import choose_samples, split_samples
+        from edgeseg.export.fitting.samples import choose_samples, split_samples
 
         chosen = choose_samples(samples, limit=self.limit, seed=self.seed)
         return split_samples(chosen, self.held_out, seed=self.seed)
@@ -110,7 +110,7 @@ class _Draw:
         self, samples: Sequence[Sample], slices: tuple[int, int]
     ) -> tuple[Sequence[Sample], Sequence[Sample]]:
         """Slices from the first to before the second number, and all others."""
-        from edgeseg.export.fit_samples import choose_samples
+        from edgeseg.export.fitting.samples import choose_samples
 
         first, end = slices
         deepest = 1 + max(sample.place for sample in samples)
@@ -195,8 +195,8 @@ def fit(
     from edgeseg import export
 
     source = export.read_backbone(Path(backbone))
-    from edgeseg.export.fit_samples import picture_samples
-    from edgeseg.export.fit_volumes import is_volume_data, volume_cases, volume_samples
+    from edgeseg.export.fitting.samples import picture_samples
+    from edgeseg.export.fitting.volumes import is_volume_data, volume_cases, volume_samples
 
     volume = _volume_spec(axis, normalize) if is_volume_data(data) else None
     config = export.fit_config(source, names, resolutions_px, hidden, volume)

@@ -21,7 +21,7 @@ from edgeseg._progress import Progress, silent
 from edgeseg.errors import CheckpointError, OutputError
 from edgeseg.export.backbone import Dinov3Backbone
 from edgeseg.export.backbone_config import PATCH_PX
-from edgeseg.export.fit_samples import Image, Sample
+from edgeseg.export.fitting.samples import Image, Sample
 from edgeseg.metrics import resize_mask
 from edgeseg.preprocess import Preprocessor
 from edgeseg.spec import PreprocessSpec

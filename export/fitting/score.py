@@ -12,8 +12,8 @@ import torch
 from edgeseg import kernels
 from edgeseg._progress import Progress, silent
 from edgeseg.export.families.dino_mvr import Probes
-from edgeseg.export.fit_features import FeatureCache
-from edgeseg.export.fit_train import patch_logits
+from edgeseg.export.fitting.features import FeatureCache
+from edgeseg.export.fitting.train import patch_logits
 from edgeseg.metrics import EPSILON
 from edgeseg.spec import FusionSpec
 

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from edgeseg._progress import Progress, silent
 from edgeseg.dataset import IMAGE_SUFFIXES
 from edgeseg.errors import DataError, UsageError
-from edgeseg.export.fit_samples import Image, Sample, refuse_duplicates
+from edgeseg.export.fitting.samples import Image, Sample, refuse_duplicates
 from edgeseg.spec import VolumeSpec
 from edgeseg.volume.intensity import normalize_volume
 from edgeseg.volume.nifti import SUFFIXES, nifti_stem, read_labels, read_scan

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from edgeseg._progress import Progress, silent
 from edgeseg.export.families.dino_mvr import Probes
-from edgeseg.export.fit_features import TARGET_SCALE, FeatureCache, View
+from edgeseg.export.fitting.features import TARGET_SCALE, FeatureCache, View
 
 __all__ = ["epochs_for", "fit_loss", "new_probes", "patch_logits", "train_probes"]
 

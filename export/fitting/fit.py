@@ -18,10 +18,10 @@ from edgeseg.errors import DataError, UsageError
 from edgeseg.export.backbone_source import BackboneSource
 from edgeseg.export.families._mvr_config import PROBES, views_problem
 from edgeseg.export.families.dino_mvr import FAMILY, DinoMvrConfig, DinoMvrModel
-from edgeseg.export.fit_features import FeatureCache
-from edgeseg.export.fit_samples import Sample
-from edgeseg.export.fit_score import HeldOutScores, score_probes
-from edgeseg.export.fit_train import epochs_for, new_probes, train_probes
+from edgeseg.export.fitting.features import FeatureCache
+from edgeseg.export.fitting.samples import Sample
+from edgeseg.export.fitting.score import HeldOutScores, score_probes
+from edgeseg.export.fitting.train import epochs_for, new_probes, train_probes
 from edgeseg.spec import PreprocessSpec, VolumeSpec
 
 __all__ = ["Fitted", "fit_config", "fit_probes", "write_checkpoint"]

@@ -1,0 +1,1 @@
+"""Training DINO-MVR's probes on the frozen features of a backbone."""

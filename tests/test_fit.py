@@ -498,7 +498,7 @@ def test_a_full_disk_is_told_before_work_starts(
 
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
     usage = SimpleNamespace(disk_usage=lambda folder: SimpleNamespace(free=65 << 20))
-    monkeypatch.setattr(fit_features, "shutil", usage)
+    monkeypatch.setattr(features, "shutil", usage)
     with pytest.raises(OutputError, match="TMPDIR"):
         fit(backbone, blobs, tmp_path / "x.pth", resolutions_px=((512, 512),), threads=1)
     assert list(tmp_path.iterdir()) == []

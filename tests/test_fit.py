@@ -23,6 +23,7 @@ torch = pytest.importorskip("torch")
 
 from edgeseg.export import load, read_backbone  # noqa: E402
 from edgeseg.export.backbone import Dinov3Backbone  # noqa: E402
+from edgeseg.export.fitting import features  # noqa: E402
 from edgeseg.export.fitting.features import FeatureCache, soft_target  # noqa: E402
 from edgeseg.export.fitting.samples import (  # noqa: E402
     Sample,

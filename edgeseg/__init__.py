@@ -14,6 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from edgeseg.model import Model, Result, open
+    from edgeseg.settings import Settings
+    from edgeseg.temporal import TemporalSmoother
+    from edgeseg.workflows.ablate import ablate
     from edgeseg.workflows.benchmark import benchmark
     from edgeseg.workflows.build import build
     from edgeseg.workflows.evaluate import evaluate
@@ -24,7 +27,10 @@ if TYPE_CHECKING:
 __all__ = [
     "Model",
     "Result",
+    "Settings",
+    "TemporalSmoother",
     "__version__",
+    "ablate",
     "benchmark",
     "build",
     "evaluate",
@@ -38,7 +44,10 @@ __version__ = "0.1.0"
 _HOMES = {
     "Model": "edgeseg.model",
     "Result": "edgeseg.model",
+    "Settings": "edgeseg.settings",
+    "TemporalSmoother": "edgeseg.temporal",
     "open": "edgeseg.model",
+    "ablate": "edgeseg.workflows.ablate",
     "benchmark": "edgeseg.workflows.benchmark",
     "build": "edgeseg.workflows.build",
     "evaluate": "edgeseg.workflows.evaluate",

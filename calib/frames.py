@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeseg._files import sha256_file
+from edgeseg.calib.scans import find_scans, slice_count, slice_frames
 from edgeseg.dataset import DataFolder, read_image
 from edgeseg.errors import CalibrationError, DataError, UsageError
 from edgeseg.preprocess import Preprocessor
@@ -48,17 +49,22 @@ def default_limit(spec: PreprocessSpec) -> int:
     return max(DEFAULT_FRAMES // copies, 2 * FEW_FRAMES)
 
 
+Kind = Literal["picture", "video", "scan"]
+
+
 @dataclass(frozen=True)
 class _Pick:
-    """A file, and the frames of it that are used (a picture is frame 0)."""
+    """A file, and the frames of it that are used (a picture is frame 0, a slice its number)."""
 
     path: Path
     indices: tuple[int, ...]
-    is_video: bool
+    kind: Kind
 
 
 class CalibrationFrames:
-    """Frames sampled evenly over pictures and videos. Iterate over it as often as needed.
+    """Frames sampled evenly over pictures and videos, or over the slices of scans.
+
+    Iterate over it as often as needed.
 
     Each iteration decodes and preprocesses anew, one frame at a time, so memory does not grow with
     the number of frames.
@@ -88,7 +94,8 @@ class CalibrationFrames:
         """Choose frames; masks are not looked at, and no picture is decoded yet.
 
         Args:
-            data: a folder of pictures and videos, or one of either.
+            data: a folder of pictures and videos, or one of either; or a NIfTI scan, or a folder
+                of them (without pictures: a model is of one kind).
             spec: the model's preprocessing.
             limit: at most that many frames, evenly spaced over all there are; None for
                 ``default_limit``.
@@ -105,10 +112,15 @@ class CalibrationFrames:
             limit = default_limit(spec)
         if limit < 1:
             raise UsageError(f"the number of calibration frames must be positive, got {limit}")
-        folder = _open(data, "calibration data")
-        if validation is not None:
-            _refuse_overlap(folder, _open(validation, "validation data"))
-        picks = _pick(folder, limit)
+        scans = () if isinstance(data, DataFolder) else find_scans(Path(data))
+        if scans:
+            # Scores are taken on pictures, so there can be no overlap.
+            picks = _pick([(scan, slice_count(scan, spec), "scan") for scan in scans], limit)
+        else:
+            folder = _open(data, "calibration data")
+            if validation is not None:
+                _refuse_overlap(folder, _open(validation, "validation data"))
+            picks = _pick(_frames_of(folder), limit)
         hashes = tuple(sha256_file(pick.path) for pick in picks)
         frames = cls(picks, spec, hashes, threads)
         for decision in frames.warnings:
@@ -126,10 +138,15 @@ class CalibrationFrames:
         """
         try:
             for pick in self._picks:
-                if pick.is_video:
-                    yield from map(self._preprocess.tensors, _video_frames(pick))
-                else:
+                if pick.kind == "picture":
                     yield self._preprocess.tensors(read_image(pick.path))
+                    continue
+                frames = (
+                    _video_frames(pick)
+                    if pick.kind == "video"
+                    else slice_frames(pick.path, self.spec, pick.indices)
+                )
+                yield from map(self._preprocess.tensors, frames)
         except DataError as error:
             raise CalibrationError(f"a calibration file cannot be used: {error}") from error
 
@@ -232,21 +249,26 @@ def _files(folder: DataFolder) -> list[Path]:
     return [*(case.image for case in folder.cases), *folder.videos]
 
 
-def _pick(folder: DataFolder, limit: int) -> tuple[_Pick, ...]:
-    counts = [(case.image, 1, False) for case in folder.cases]
-    counts += [(video, _frame_count(video), True) for video in folder.videos]
-    total = sum(count for _, count, _ in counts)
-    if total == 0:
+def _frames_of(folder: DataFolder) -> list[tuple[Path, int, Kind]]:
+    """Each file of the folder with how many frames it has."""
+    counts: list[tuple[Path, int, Kind]] = [(case.image, 1, "picture") for case in folder.cases]
+    counts += [(video, _frame_count(video), "video") for video in folder.videos]
+    if not any(count for _, count, _ in counts):
         raise CalibrationError(f"{folder.root} holds no calibration frames")
+    return counts
+
+
+def _pick(counts: Sequence[tuple[Path, int, Kind]], limit: int) -> tuple[_Pick, ...]:
+    total = sum(count for _, count, _ in counts)
     chosen = np.arange(total)
     if total > limit:
         chosen = ((np.arange(limit) + 0.5) * total / limit).astype(np.int64)
     picks = []
     start = 0
-    for path, count, is_video in counts:
+    for path, count, kind in counts:
         inside = chosen[(chosen >= start) & (chosen < start + count)] - start
         if inside.size:
-            picks.append(_Pick(path, tuple(int(i) for i in inside), is_video))
+            picks.append(_Pick(path, tuple(int(i) for i in inside), kind))
         start += count
     return tuple(picks)
 

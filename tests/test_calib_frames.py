@@ -17,7 +17,7 @@ from edgeseg.calib import frames as frames_module
 from edgeseg.dataset import read_image
 from edgeseg.errors import CalibrationError, UsageError
 from edgeseg.preprocess import Preprocessor
-from edgeseg.spec import PreprocessSpec, ViewSpec
+from edgeseg.spec import PreprocessSpec, ViewSpec, VolumeSpec
 from edgeseg.video import open_source
 
 SPEC = PreprocessSpec(32, 48, "bilinear", (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
@@ -186,3 +186,40 @@ def test_arrays_are_written_frame_by_frame_and_bounded(
     with pytest.raises(CalibrationError, match="at most 2 calibration frames"):
         frames.save_arrays([tmp_path / "y.npy"])
     assert not (tmp_path / "y.npy").exists()
+
+
+def test_slices_of_scans_are_frames(tmp_path: Path) -> None:
+    """Evenly over all slices, grey as a segmentation makes them, along the model's axis."""
+    nib = pytest.importorskip("nibabel")
+    from edgeseg.volume.intensity import normalize_volume
+    from edgeseg.volume.nifti import read_scan
+
+    folder = tmp_path / "image"
+    folder.mkdir()
+    for name, seed in (("a", 1), ("b", 2)):
+        voxels = np.random.default_rng(seed).normal(size=(9, 11, 6)).astype(np.float32)
+        nib.save(nib.Nifti1Image(voxels, np.diag([1.0, 1.0, 3.0, 1.0])), folder / f"{name}.nii.gz")
+    volume = VolumeSpec("minmax", "coronal")
+    spec = dataclasses.replace(SPEC, volume=volume)
+    frames = CalibrationFrames.open(tmp_path, spec)
+    assert len(frames) == 22 and frames.sources == ("a.nii.gz", "b.nii.gz")
+    grey = np.concatenate(
+        [normalize_volume(read_scan(folder / f"{n}.nii.gz"), volume) for n in "ab"]
+    )
+    preprocess = Preprocessor(spec)
+    for (found,), plane in zip(frames, grey, strict=True):
+        expected = preprocess(np.repeat(plane[:, :, None], 3, axis=2))
+        np.testing.assert_array_equal(found, expected)
+    few = CalibrationFrames.open(folder / "b.nii.gz", spec, limit=3)
+    assert len(few) == 3 and few.sources == ("b.nii.gz",)
+    chosen = [1, 5, 9]
+    for (found,), index in zip(few, chosen, strict=True):
+        expected = preprocess(np.repeat(grey[11 + index][:, :, None], 3, axis=2))
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_a_damaged_scan_is_a_calibration_error(tmp_path: Path) -> None:
+    pytest.importorskip("nibabel")
+    (tmp_path / "scan.nii.gz").write_bytes(b"no scan")
+    with pytest.raises(CalibrationError, match=r"scan\.nii\.gz"):
+        CalibrationFrames.open(tmp_path, SPEC)

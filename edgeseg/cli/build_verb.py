@@ -23,7 +23,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--int8", action="store_true", help="build INT8 variants (needs --data)")
     parser.add_argument("--fp16", action="store_true", help="build FP16 variants")
-    parser.add_argument("--data", type=Path, metavar="DIR", help="calibration images or videos")
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="calibration images, videos or scans"
+    )
     parser.add_argument("--val", type=Path, metavar="DIR", help="validation data, masks optional")
     parser.add_argument(
         "--imgsz", metavar="N|HxW", help="input size, multiples of 16 (default: the family's)"

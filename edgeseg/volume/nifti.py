@@ -31,7 +31,9 @@ __all__ = [
     "Geometry",
     "Scan",
     "check_nifti_suffix",
+    "is_nifti",
     "nifti_stem",
+    "niftis",
     "read_labels",
     "read_scan",
     "write_labels",
@@ -246,6 +248,18 @@ def check_nifti_suffix(path: Path) -> None:
     """
     if not path.name.lower().endswith(SUFFIXES):
         raise UsageError(f"{path}: a segmentation is written to {' or '.join(SUFFIXES)}")
+
+
+def is_nifti(path: Path) -> bool:
+    """Whether it is a file whose name ends like a NIfTI file's."""
+    return path.is_file() and path.name.lower().endswith(SUFFIXES)
+
+
+def niftis(folder: Path) -> list[Path]:
+    """The NIfTI files in a folder by name, hidden ones left out; none if there is no folder."""
+    if not folder.is_dir():
+        return []
+    return sorted(p for p in folder.iterdir() if is_nifti(p) and not p.name.startswith("."))
 
 
 def nifti_stem(path: Path) -> str:

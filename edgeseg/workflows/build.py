@@ -187,7 +187,7 @@ def build(
         output: the folder to write; None for the checkpoint's name with ``.edgeseg``, here.
         int8: write INT8 variants for OpenVINO, ONNX Runtime and TensorRT. Needs ``data``.
         fp16: write FP16 variants.
-        data: calibration images or videos, without masks.
+        data: calibration images, videos or scans, without masks.
         val: held-out images; with masks the variants are scored against them, without against FP32.
         imgsz: (height, width) of the network's input in pixels; None for the family's.
         classes: names; one for a one-class model, else one a channel, or all but the background.

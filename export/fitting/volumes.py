@@ -16,7 +16,7 @@ from edgeseg.errors import DataError, UsageError
 from edgeseg.export.fitting.samples import Image, Sample, refuse_duplicates
 from edgeseg.spec import VolumeSpec
 from edgeseg.volume.intensity import normalize_volume
-from edgeseg.volume.nifti import SUFFIXES, nifti_stem, read_labels, read_scan
+from edgeseg.volume.nifti import is_nifti, nifti_stem, niftis, read_labels, read_scan
 from edgeseg.volume.slices import slice_order
 
 __all__ = ["VolumeCase", "is_volume_data", "volume_cases", "volume_samples"]
@@ -27,7 +27,7 @@ VolumeCase = tuple[Path, Path]
 
 def is_volume_data(data: Path) -> bool:
     """Whether ``data`` is a NIfTI file, or a folder with one in ``image/``."""
-    return _is_nifti(data) or bool(_niftis(data / "image"))
+    return is_nifti(data) or bool(niftis(data / "image"))
 
 
 def volume_cases(data: Path, labels: Path | None) -> tuple[VolumeCase, ...]:
@@ -42,7 +42,7 @@ def volume_cases(data: Path, labels: Path | None) -> tuple[VolumeCase, ...]:
         DataError: an image without mask or the reverse, pictures among the volumes, or two equal
             scans.
     """
-    if _is_nifti(data):
+    if is_nifti(data):
         if labels is None:
             raise UsageError(f"{data} is one scan: name its labels as well (--labels FILE)")
         return ((data, labels),)
@@ -54,7 +54,7 @@ def volume_cases(data: Path, labels: Path | None) -> tuple[VolumeCase, ...]:
         raise DataError(
             f"{folders[0]} holds volumes and pictures ({pictures[0]}): fit to one kind at a time"
         )
-    scans, masks = ({nifti_stem(path): path for path in _niftis(f)} for f in folders)
+    scans, masks = ({nifti_stem(path): path for path in niftis(f)} for f in folders)
     for found, others, here, there in ((scans, masks, *folders), (masks, scans, *folders[::-1])):
         lonely = sorted(set(found) - set(others))
         if lonely:
@@ -131,13 +131,3 @@ class _Reader:
         labels = (stored != 0).view(np.uint8) if self._classes == 1 else stored.astype(np.uint8)
         along = slice_order(scan.geometry, self._spec.axis).to_slices(labels)
         return normalize_volume(scan, self._spec), np.ascontiguousarray(along)
-
-
-def _is_nifti(path: Path) -> bool:
-    return path.is_file() and path.name.lower().endswith(SUFFIXES)
-
-
-def _niftis(folder: Path) -> list[Path]:
-    if not folder.is_dir():
-        return []
-    return sorted(p for p in folder.iterdir() if _is_nifti(p) and not p.name.startswith("."))

@@ -160,7 +160,7 @@ def test_settings_and_manifest_hold_the_whole_config() -> None:
         ("classes", "polyp", "a list of different names"),
         ("weighting", "max", "one of 'entropy', 'exp', 'mean'"),
         ("weighting", ["mean"], "one of"),
-        ("temperature", 0.001, r"a number of nats from 0\.01"),
+        ("temperature", 0.001, r"a number of nats from 0\.05"),
         ("temperature", "1", "a number of nats"),
         ("temperature", True, "a number of nats"),
         ("blur_sigma_px", -1, "a number of pixels from 0"),

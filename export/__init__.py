@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from edgeseg.export.fitting.fit import fit_config, fit_probes, write_checkpoint
     from edgeseg.export.loading import CheckpointInfo, LoadedCheckpoint, inspect, load
     from edgeseg.export.onnx_export import ExportedGraph, export_onnx
-    from edgeseg.export.parity import check_parity
+    from edgeseg.export.parity import ParityCases, check_parity
     from edgeseg.export.registry import known_families
 
 __all__ = [
@@ -25,6 +25,7 @@ __all__ = [
     "Family",
     "InputSize",
     "LoadedCheckpoint",
+    "ParityCases",
     "check_parity",
     "export_onnx",
     "fit_config",
@@ -42,6 +43,7 @@ _HOMES = {
     "Family": "family",
     "InputSize": "family",
     "LoadedCheckpoint": "loading",
+    "ParityCases": "parity",
     "check_parity": "parity",
     "export_onnx": "onnx_export",
     "fit_config": "fitting.fit",

@@ -14,7 +14,7 @@ from edgeseg.export.family import InputSize
 from edgeseg.export.loading import LoadedCheckpoint
 from edgeseg.spec import ParityRecord, TensorSpec
 
-__all__ = ["TOLERANCE", "check_parity"]
+__all__ = ["TOLERANCE", "ParityCases", "check_parity"]
 
 TOLERANCE = 1e-4
 """Largest accepted difference, as a share of the range of the logits."""
@@ -23,6 +23,29 @@ Array = npt.NDArray[Any]
 Tensors = Mapping[str, Array]
 
 _SEED = 0
+
+
+class ParityCases:
+    """Inputs with torch's answers to them, which are computed once for all runtimes."""
+
+    def __init__(
+        self, loaded: LoadedCheckpoint, size: InputSize, tensors: Sequence[Tensors] = ()
+    ) -> None:
+        """Ask torch about noise and about the given inputs (see `check_parity`)."""
+        inputs = loaded.family.inputs(loaded.config, size)
+        self._outputs = loaded.family.outputs(loaded.config, size)
+        self._cases = [_noise(inputs), *tensors]
+        self._expected = [_torch_answer(loaded, inputs, self._outputs, c) for c in self._cases]
+
+    def check(self, run: Callable[[Tensors], Mapping[str, Array]], runtime: str) -> ParityRecord:
+        """Compare a runtime's answers with torch's.
+
+        Raises:
+            ExportError: as `check_parity`.
+        """
+        found = [run(case) for case in self._cases]
+        records = [_compare(spec, self._expected, found, runtime) for spec in self._outputs]
+        return max(records, key=lambda record: record.relative)
 
 
 def check_parity(
@@ -52,13 +75,7 @@ def check_parity(
         ExportError: the difference is over `TOLERANCE` of the range, or not a number; the outputs
             have other names or shapes; or the logits are constant, so that nothing can be compared.
     """
-    inputs = loaded.family.inputs(loaded.config, size)
-    outputs = loaded.family.outputs(loaded.config, size)
-    cases = [_noise(inputs), *tensors]
-    expected = [_torch_answer(loaded, inputs, outputs, case) for case in cases]
-    found = [run(case) for case in cases]
-    records = [_compare(spec, expected, found, runtime) for spec in outputs]
-    return max(records, key=lambda record: record.relative)
+    return ParityCases(loaded, size, tensors).check(run, runtime)
 
 
 def _noise(inputs: tuple[TensorSpec, ...]) -> dict[str, Array]:

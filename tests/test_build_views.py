@@ -180,7 +180,7 @@ def test_a_video_is_smoothed_as_the_bundle_says(bundle, tmp_path):
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (["--views", "50"], "multiple of 16.*48 or 64"),
+        (["--views", "50"], "multiples of 16.*48 or 64"),
         (["--views", "48,48"], "named twice"),
         (["--imgsz", "128"], "--views"),
         (["--flips", "diagonal"], "some of h, v and hv"),

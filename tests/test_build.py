@@ -23,7 +23,7 @@ from edgeseg.errors import (
     OutputError,
     UsageError,
 )
-from edgeseg.spec import RoiSpec
+from edgeseg.spec import SCHEMA_VERSION, RoiSpec
 
 pytest.importorskip("torch")
 from checkpoints import make_checkpoint
@@ -318,7 +318,7 @@ def test_a_killed_build_leaves_no_half_bundle(
 
 def test_manifest_is_plain_json_for_other_tools(int8: Path) -> None:
     data = json.loads((int8 / "manifest.json").read_text())
-    assert data["schema_version"] == 1
+    assert data["schema_version"] == SCHEMA_VERSION
     assert data["files"].keys() == {
         p.name for p in int8.iterdir() if p.name not in ("manifest.json", "SHA256SUMS")
     }

@@ -128,13 +128,14 @@ class GreyIsProbability:
         return {"image": frame}
 
     def infer(self, tensors: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return {"logits": tensors["image"][..., 0].astype(np.float32) / np.float32(255.0)}
+        logits = tensors["image"][..., 0].astype(np.float32) / np.float32(255.0)
+        if self._bad is not None:
+            logits[0, 0] = self._bad
+        return {"logits": logits}
 
     def read_out(self, outputs, frame_hw_px, *, threshold=None):
         probability = outputs["logits"]
         assert probability.shape == tuple(frame_hw_px)
-        if self._bad is not None:
-            probability[0, 0] = self._bad
         mask = (probability > (0.5 if threshold is None else threshold)).astype(np.uint8)
         return SimpleNamespace(probability=probability, mask=mask)
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
-from types import SimpleNamespace
 
 import builders
 import cv2
@@ -16,11 +15,10 @@ from scipy import ndimage
 
 import edgeseg
 from edgeseg.cli import main
-from edgeseg.errors import BackendError, DataError, MissingDependencyError, OutputError, UsageError
+from edgeseg.errors import DataError, MissingDependencyError, OutputError, UsageError
 from edgeseg.settings import Settings
 from edgeseg.spec import VolumeSpec, ZSmoothingSpec
 from edgeseg.volume.montage import pick_slices
-from edgeseg.volume.segmenting import segment_slices
 
 nib = pytest.importorskip("nibabel")
 
@@ -288,21 +286,6 @@ def test_a_range_of_slices_is_scored_alone(bundle, threshold, scan, tmp_path, ca
     arguments = ["segment", str(bundle), str(scan), "-o", str(out), "--labels", str(path)]
     assert main([*arguments, "--score-slices", "8-9", "--force"]) == 2
     assert "FIRST:END" in capsys.readouterr().err
-
-
-def test_logits_that_are_not_finite_make_no_healthy_patient():
-    grey = np.zeros((3, 8, 8), np.uint8)
-    outputs = {"logits": np.zeros((1, 1, 8, 8), np.float32)}
-    outputs["logits"][0, 0, 2, 2] = np.nan
-    stand_in = SimpleNamespace(
-        preprocess=lambda frame: {},
-        infer=lambda tensors: outputs,
-        read_out=lambda *a, **k: SimpleNamespace(
-            mask=np.zeros((8, 8), np.uint8), probability=np.zeros((8, 8), np.float32)
-        ),
-    )
-    with pytest.raises(BackendError, match="not finite"):
-        segment_slices(stand_in, grey)
 
 
 def test_labels_of_unknown_classes_are_refused(bundle_of_three, scan, tmp_path):

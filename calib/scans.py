@@ -12,7 +12,7 @@ import numpy.typing as npt
 from edgeseg.errors import CalibrationError, DataError
 from edgeseg.spec import PreprocessSpec
 from edgeseg.volume.intensity import DEFAULT_VOLUME, normalize_volume
-from edgeseg.volume.nifti import is_nifti, niftis, read_scan
+from edgeseg.volume.nifti import is_nifti, niftis, read_geometry, read_scan
 from edgeseg.volume.slices import slice_order
 
 __all__ = ["find_scans", "slice_count", "slice_frames"]
@@ -32,7 +32,7 @@ def slice_count(path: Path, spec: PreprocessSpec) -> int:
         CalibrationError: it cannot be read.
     """
     try:
-        geometry = read_scan(path).geometry
+        geometry = read_geometry(path)
     except DataError as error:
         raise CalibrationError(f"a calibration scan cannot be used: {error}") from error
     volume = spec.volume or DEFAULT_VOLUME

@@ -34,6 +34,7 @@ __all__ = [
     "is_nifti",
     "nifti_stem",
     "niftis",
+    "read_geometry",
     "read_labels",
     "read_scan",
     "write_labels",
@@ -159,6 +160,17 @@ def read_scan(path: Path) -> Scan:
     if low == high:
         raise DataError(f"{path}: every voxel is {low:g}: there is nothing to segment")
     return Scan(path, voxels, geometry)
+
+
+def read_geometry(path: Path) -> Geometry:
+    """Where a file's voxels lie, from its header alone.
+
+    Raises:
+        MissingDependencyError: nibabel is not installed.
+        DataError: as ``read_scan``, as far as a header tells.
+    """
+    with _open(path) as (stream, file_bytes):
+        return _read_header(stream, path, file_bytes)[1]
 
 
 def read_labels(path: Path, scan: Geometry) -> npt.NDArray[np.uint16]:

@@ -10,6 +10,7 @@ from edgeseg.bundle import read_bundle
 from edgeseg.dataset import DataFolder
 from edgeseg.metrics import agreement
 
+pytestmark = pytest.mark.slow
 pytest.importorskip("torch")
 
 # Dice and IoU of the authors' code in torch with PIL preprocessing, on the same 100 images.

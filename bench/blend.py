@@ -52,8 +52,7 @@ class Measurement:
     @property
     def ratios(self) -> dict[str, float]:
         """Median of each baseline divided by that of edgeseg."""
-        own = self.median_ms[_NAME]
-        return {name: ms / own for name, ms in self.median_ms.items() if name != _NAME}
+        return kernel_command.ratios_to(_NAME, self.median_ms)
 
 
 def measure(

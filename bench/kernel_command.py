@@ -8,7 +8,7 @@ import importlib.metadata
 import json
 import platform
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,9 +20,14 @@ from edgeseg._files import atomic_file
 from edgeseg._machine import cpu_name
 from edgeseg.kernels import LibraryInfo
 
-__all__ = ["run"]
+__all__ = ["ratios_to", "run"]
 
 M = TypeVar("M")
+
+
+def ratios_to(own: str, median_ms: Mapping[str, float]) -> dict[str, float]:
+    """Median of each other candidate divided by that of ``own``."""
+    return {name: ms / median_ms[own] for name, ms in median_ms.items() if name != own}
 
 
 def run(

@@ -14,6 +14,7 @@ __all__ = [
     "add_settings_arguments",
     "add_smooth_argument",
     "add_threshold_argument",
+    "add_z_sigma_argument",
     "engine_choice",
     "settings",
 ]
@@ -98,6 +99,16 @@ def add_smooth_argument(parser: argparse.ArgumentParser) -> None:
         type=float,
         metavar="MS",
         help="smooth probabilities over a video's frames with this time constant; 0: do not",
+    )
+
+
+def add_z_sigma_argument(parser: argparse.ArgumentParser) -> None:
+    """``--z-sigma``."""
+    parser.add_argument(
+        "--z-sigma",
+        metavar="N|Nmm",
+        help="smooth volumes across slices with this sigma, in slices or mm; 0: do not "
+        "(default: what the model says)",
     )
 
 

@@ -6,7 +6,7 @@ import argparse
 import contextlib
 import sys
 from collections.abc import Iterator, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from edgeseg._progress import Progress, silent
 
@@ -14,9 +14,19 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
-__all__ = ["console", "progress_bars", "table"]
+__all__ = ["console", "progress_bars", "show", "table"]
 
 _PIPE_WIDTH = 140
+
+
+class Report(Protocol):
+    """What a workflow found, for a person."""
+
+    def table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
+        """Columns and rows."""
+
+    def remarks(self) -> list[str]:
+        """Sentences to go with them."""
 
 
 def console(arguments: argparse.Namespace) -> Console:
@@ -82,3 +92,13 @@ def table(
     for row in rows:
         made.add_row(*row)
     return made
+
+
+def show(arguments: argparse.Namespace, title: str, report: Report) -> None:
+    """Print a report's table, if it has rows, and its remarks under it."""
+    out = console(arguments)
+    columns, rows = report.table()
+    if rows:
+        out.print(table(title, columns, rows))
+    for line in report.remarks():
+        out.print(line)

@@ -9,6 +9,7 @@ from edgeseg.cli._arguments import (
     add_force_argument,
     add_settings_arguments,
     add_smooth_argument,
+    add_z_sigma_argument,
     settings,
 )
 from edgeseg.errors import UsageError
@@ -66,11 +67,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "-o", "--output", type=Path, metavar="OUT", help="default: CHECKPOINT.edgeseg"
     )
     add_smooth_argument(parser)
-    parser.add_argument(
-        "--z-sigma",
-        metavar="S|Smm",
-        help="smooth volumes across slices by this sigma, in slices or millimetres",
-    )
+    add_z_sigma_argument(parser)
     add_settings_arguments(parser)
     add_force_argument(parser)
 
@@ -78,7 +75,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace) -> int:
     """Build, then show the closing table."""
     from edgeseg.cli import parse_integers, parse_size
-    from edgeseg.cli._console import console, progress_bars, table
+    from edgeseg.cli._console import console, progress_bars, show
     from edgeseg.spec import RoiSpec
     from edgeseg.workflows.build import build
 
@@ -113,9 +110,6 @@ def execute(arguments: argparse.Namespace) -> int:
             force=arguments.force,
             progress=progress,
         )
-    out = console(arguments)
-    out.print(table(f"{report.manifest.name}: {report.manifest.family}", *report.table()))
-    for line in report.remarks():
-        out.print(line)
-    out.print(f"bundle: {report.path}\nreport: {report.path / 'report.html'}")
+    show(arguments, f"{report.manifest.name}: {report.manifest.family}", report)
+    console(arguments).print(f"bundle: {report.path}\nreport: {report.path / 'report.html'}")
     return 0

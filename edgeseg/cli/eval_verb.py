@@ -45,7 +45,7 @@ def execute(arguments: argparse.Namespace) -> int:
     """Evaluate, then show the means."""
     if arguments.ablate:
         return _ablate(arguments)
-    from edgeseg.cli._console import console, progress_bars, table
+    from edgeseg.cli._console import progress_bars, show
     from edgeseg.workflows.evaluate import evaluate
 
     with progress_bars(arguments) as progress:
@@ -61,15 +61,12 @@ def execute(arguments: argparse.Namespace) -> int:
             force=arguments.force,
             progress=progress,
         )
-    out = console(arguments)
-    out.print(table(f"{arguments.bundle.name} on {arguments.data}", *report.table()))
-    for line in report.remarks():
-        out.print(line)
+    show(arguments, f"{arguments.bundle.name} on {arguments.data}", report)
     return 0
 
 
 def _ablate(arguments: argparse.Namespace) -> int:
-    from edgeseg.cli._console import console, progress_bars, table
+    from edgeseg.cli._console import progress_bars, show
     from edgeseg.workflows.ablate import ablate
 
     if arguments.with_pictures or arguments.at != "model":
@@ -85,8 +82,5 @@ def _ablate(arguments: argparse.Namespace) -> int:
             force=arguments.force,
             progress=progress,
         )
-    out = console(arguments)
-    out.print(table(f"{arguments.bundle.name} on {arguments.data}", *report.table()))
-    for line in report.remarks():
-        out.print(line)
+    show(arguments, f"{arguments.bundle.name} on {arguments.data}", report)
     return 0

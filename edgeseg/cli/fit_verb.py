@@ -77,7 +77,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace) -> int:
     """Fit, then show the held-out Dice."""
     from edgeseg.cli import parse_range
-    from edgeseg.cli._console import console, progress_bars, table
+    from edgeseg.cli._console import console, progress_bars, show
     from edgeseg.settings import parse_views
     from edgeseg.workflows.fit import fit
 
@@ -101,13 +101,8 @@ def execute(arguments: argparse.Namespace) -> int:
             force=arguments.force,
             progress=progress,
         )
-    out = console(arguments)
-    columns, rows = report.table()
-    if rows:
-        out.print(table(f"held-out {report.unit}: {report.held_out}", columns, rows))
-    for line in report.remarks():
-        out.print(line)
-    out.print(f"checkpoint: {report.output}")
+    show(arguments, f"held-out {report.unit}: {report.held_out}", report)
+    console(arguments).print(f"checkpoint: {report.output}")
     return 0
 
 

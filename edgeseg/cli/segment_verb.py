@@ -10,6 +10,7 @@ from edgeseg.cli._arguments import (
     add_force_argument,
     add_settings_arguments,
     add_threshold_argument,
+    add_z_sigma_argument,
     engine_choice,
     settings,
 )
@@ -35,12 +36,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help="zscore, minmax, window=LEVEL,WIDTH or none "
         "(default: as the bundle says, else zscore)",
     )
-    parser.add_argument(
-        "--z-sigma",
-        metavar="N|Nmm",
-        help="smooth across slices with this sigma, in slices or mm; 0: do not "
-        "(default: as the bundle says)",
-    )
+    add_z_sigma_argument(parser)
     parser.add_argument(
         "--labels", type=Path, metavar="FILE", help="truth on the same grid, to score against"
     )
@@ -66,7 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def execute(arguments: argparse.Namespace) -> int:
     """Segment, then say what was found."""
     from edgeseg.cli import parse_range
-    from edgeseg.cli._console import console, progress_bars, table
+    from edgeseg.cli._console import progress_bars, show
     from edgeseg.workflows.segment import segment
 
     with progress_bars(arguments) as progress:
@@ -87,8 +83,5 @@ def execute(arguments: argparse.Namespace) -> int:
             force=arguments.force,
             progress=progress,
         )
-    out = console(arguments)
-    out.print(table(f"{arguments.bundle.name} on {arguments.scan}", *report.table()))
-    for line in report.remarks():
-        out.print(line)
+    show(arguments, f"{arguments.bundle.name} on {arguments.scan}", report)
     return 0

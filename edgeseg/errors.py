@@ -15,6 +15,8 @@
     │   └── BundleIntegrityError     a file of the bundle is missing or was changed
     ├── BackendError                 an inference library refused the model or failed while running
     │   ├── BackendUnavailableError  a named backend or device is not on this machine
+    │   ├── DeviceMemoryError        the device has not enough memory left
+    │   ├── PlanError                a compiled plan that is corrupt or belongs to another machine
     │   └── GoldenMismatchError      an engine that loads but computes something else
     ├── InputError                   an array of the wrong shape, dtype or layout
     └── OutputError                  the result cannot be written, or would overwrite something
@@ -34,6 +36,7 @@ __all__ = [
     "CheckpointError",
     "CheckpointShapeError",
     "DataError",
+    "DeviceMemoryError",
     "EdgesegError",
     "ExportError",
     "GoldenMismatchError",
@@ -41,6 +44,7 @@ __all__ = [
     "MissingDependencyError",
     "NativeLibraryError",
     "OutputError",
+    "PlanError",
     "TruncatedVideoError",
     "UnknownFamilyError",
     "UsageError",
@@ -109,6 +113,14 @@ class BackendError(EdgesegError):
 
 class BackendUnavailableError(BackendError):
     """The requested backend or device does not exist on this machine."""
+
+
+class DeviceMemoryError(BackendError):
+    """An allocation on the device failed for want of memory."""
+
+
+class PlanError(BackendError):
+    """A compiled plan cannot be used: cut off, changed, or made for another device or version."""
 
 
 class GoldenMismatchError(BackendError):

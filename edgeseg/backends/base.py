@@ -2,9 +2,10 @@
 
 An engine is a compiled graph with named inputs and outputs of any rank and fixed shape: images,
 batches of views, volumes. It holds no state between calls (smoothing over time belongs to the
-read-out), so calls may come in any order and, up to ``parallel`` at once, from several threads. An
-engine whose tensors live on a device names that memory in ``memory`` and extends ``_check_array``
-to arrays that carry ``__cuda_array_interface__``; names, shapes and dtypes are checked alike.
+read-out), so calls may come in any order and, up to ``parallel`` at once, from several threads.
+
+``Engine`` takes and gives arrays in host memory. What works on device memory, on a caller's stream,
+is a ``StreamEngine``; an engine can be both.
 """
 
 from __future__ import annotations
@@ -12,16 +13,26 @@ from __future__ import annotations
 import abc
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
 from edgeseg._closing import Closing
-from edgeseg.errors import BackendError, InputError, UsageError
+from edgeseg.errors import BackendError, BackendUnavailableError, InputError, UsageError
+from edgeseg.kernels.cuda import DeviceArray
 from edgeseg.spec import TensorSpec
 
-__all__ = ["Array", "Engine", "EngineInfo", "EngineOptions", "Hint", "layout_of_rank"]
+__all__ = [
+    "Array",
+    "Engine",
+    "EngineInfo",
+    "EngineOptions",
+    "Hint",
+    "LayerTime",
+    "StreamEngine",
+    "layout_of_rank",
+]
 
 Hint = Literal["latency", "throughput"]
 Array = npt.NDArray[Any]
@@ -48,6 +59,8 @@ class EngineOptions:
     batch: int | None = None
     """Wanted first dimension of the inputs, smaller than that of the file. A library that cannot
     change it keeps it; the engine's ``inputs`` say what it is."""
+    profile: bool = False
+    """Prepare ``Engine.profile``; an engine so opened may be slower."""
 
     def __post_init__(self) -> None:
         if self.threads is not None and self.threads < 1:
@@ -71,10 +84,47 @@ class EngineInfo:
     """Arithmetic the library was allowed to use outside INT8 products, e.g. ``f32``."""
 
 
+@dataclass(frozen=True)
+class LayerTime:
+    """What one layer of a compiled graph takes."""
+
+    name: str
+    """As the library calls it; a fused layer's name names the ONNX nodes in it, where the library
+    tells them."""
+    kind: str
+    """The library's word for what it does."""
+    median_ms: float
+
+
+@runtime_checkable
+class StreamEngine(Protocol):
+    """What enqueues a graph's work on a stream of a CUDA device.
+
+    Whoever calls it keeps all arrays alive and unchanged until the work is done, and orders calls
+    on one stream: the engine's scratch memory serves one call at a time.
+    """
+
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    capturable: bool
+    """Whether ``enqueue`` may be captured in a CUDA graph, after one call that was not."""
+
+    def enqueue(self, tensors: Mapping[str, DeviceArray], stream: int) -> None:
+        """Enqueue one run and return.
+
+        Args:
+            tensors: for every input and every output a C-contiguous array on the device, of its
+                dtype and shape.
+            stream: a ``cudaStream_t`` as an integer; not the default stream.
+
+        Raises:
+            BackendError: the library refused.
+        """
+        ...
+
+
 class Engine(Closing):
     """A loaded graph. Use it as a context manager, or call ``close``."""
-
-    memory: Literal["host", "cuda"] = "host"
 
     def __init__(
         self,
@@ -82,11 +132,14 @@ class Engine(Closing):
         outputs: tuple[TensorSpec, ...],
         info: EngineInfo,
         parallel: int = 1,
+        *,
+        profiled: bool = False,
     ) -> None:
         self.inputs = inputs
         self.outputs = outputs
         self.info = info
         self.parallel = parallel
+        self.profiled = profiled
         self._closed = False
 
     def infer(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
@@ -107,6 +160,29 @@ class Engine(Closing):
         self._check(inputs)
         return self._infer({s.name: np.ascontiguousarray(inputs[s.name]) for s in self.inputs})
 
+    def profile(self, inputs: Mapping[str, Array], *, rounds: int = 20) -> tuple[LayerTime, ...]:
+        """Time the layers of the compiled graph, in the order in which they run.
+
+        The engine must have been opened with ``EngineOptions.profile``. What profiling itself costs
+        is in the times; their sum is larger than the time of an unprofiled run.
+
+        Args:
+            inputs: as for ``infer``.
+            rounds: the medians are over so many runs, after one that does not count.
+
+        Raises:
+            BackendUnavailableError: this library tells no times of layers.
+            UsageError: the engine was opened without ``EngineOptions.profile``.
+        """
+        if self._closed:
+            raise BackendError(f"this {self.info.backend} engine is closed")
+        if not self.profiled:
+            raise UsageError("open the engine with EngineOptions(profile=True) to profile it")
+        self._check(inputs)
+        return self._profile(
+            {s.name: np.ascontiguousarray(inputs[s.name]) for s in self.inputs}, rounds
+        )
+
     def close(self) -> None:
         """Free the library's memory; further ``infer`` calls raise."""
         if not self._closed:
@@ -117,14 +193,13 @@ class Engine(Closing):
     def _infer(self, inputs: dict[str, Array]) -> dict[str, Array]:
         """Run checked, contiguous inputs; results must not alias memory of the library."""
 
+    def _profile(self, inputs: dict[str, Array], rounds: int) -> tuple[LayerTime, ...]:
+        """``profile`` for checked inputs."""
+        raise BackendUnavailableError(f"{self.info.backend} tells no times of layers")
+
     @abc.abstractmethod
     def _close(self) -> None:
         """Free what the library holds."""
-
-    def _check_array(self, name: str, array: object) -> None:
-        """Refuse memory that this engine cannot read."""
-        if not isinstance(array, np.ndarray):
-            raise InputError(f"input {name!r}: expected a numpy array, got {type(array).__name__}")
 
     def _check(self, inputs: Mapping[str, Array]) -> None:
         expected = {spec.name: spec for spec in self.inputs}
@@ -132,7 +207,10 @@ class Engine(Closing):
             raise InputError(f"the engine takes inputs {sorted(expected)}, got {sorted(inputs)}")
         for name, spec in expected.items():
             array = inputs[name]
-            self._check_array(name, array)
+            if not isinstance(array, np.ndarray):
+                raise InputError(
+                    f"input {name!r}: expected a numpy array, got {type(array).__name__}"
+                )
             if array.dtype != np.dtype(spec.dtype) or array.shape != spec.shape:
                 raise InputError(
                     f"input {name!r}: expected {spec.dtype} {spec.shape} ({spec.layout}), "

@@ -125,24 +125,25 @@ class Model(Closing):
             fed, rows, golden_rows = self._ports.fit(self.engine)
             self._preprocessor = Preprocessor(fed)
             self._reader = Reader(self.preprocess_spec, self.readout, rows=rows)
-            self.golden_error = check_golden(
-                self.engine,
+            self.golden_figures = check_golden(
+                lambda frame: self.infer(self.preprocess(frame)),
                 bundle.golden(),
-                self.preprocess,
+                bundle.manifest.readout,
                 self.variant,
-                choice.name,
+                self.engine.info,
                 rows=golden_rows,
             )
         except BaseException:
             self.engine.close()
             raise
         _log.info(
-            "%s: %s on %s %s, golden error %.2g",
+            "%s: %s on %s %s, golden frames: error %.2g, masks %.4f",
             bundle.path.name,
             self.variant.name,
             choice.name,
             self.engine.info.version,
-            self.golden_error,
+            self.golden_figures.relative_error,
+            self.golden_figures.mask_agreement,
         )
 
     def __call__(self, frame: Frame, *, threshold: float | None = None) -> Result:

@@ -395,13 +395,19 @@ def _self_test(manifest: Manifest) -> str:
         ]
     )
     rows = (
-        (_text(variant.name), _text(backend), _text(f"{tolerance:.3g}"))
+        (
+            _text(variant.name),
+            _text(backend),
+            _text(f"{limits.relative_error:.3g}"),
+            _text(f"{limits.cosine:.5f}"),
+            _text(f"{limits.mask_agreement:.4f}"),
+        )
         for variant in manifest.variants
-        for backend, tolerance in variant.golden_tolerance.items()
+        for backend, limits in variant.golden_limits.items()
     )
-    columns = ("variant", "backend", "accepted relative error")
-    caption = "What an engine may differ by on the golden frames before it is refused"
-    return facts + _table(caption, columns, rows, frozenset({2}))
+    columns = ("variant", "backend", "relative error up to", "cosine from", "same mask from")
+    caption = "What an engine must keep to on the golden frames, or it is refused"
+    return facts + _table(caption, columns, rows, frozenset({2, 3, 4}))
 
 
 def _provenance(manifest: Manifest) -> str:

@@ -30,6 +30,7 @@ __all__ = [
     "Decision",
     "Flip",
     "FusionSpec",
+    "GoldenLimits",
     "LatencyRecord",
     "Manifest",
     "ParityRecord",
@@ -50,7 +51,7 @@ __all__ = [
     "to_json",
 ]
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 """Raised whenever a manifest written by this version cannot be read by an older one."""
 
 Precision = Literal["fp32", "fp16", "fp16-safe", "int8"]
@@ -244,6 +245,21 @@ class TensorSpec:
 
 
 @dataclass(frozen=True)
+class GoldenLimits:
+    """How far an engine's answers to the golden frames may lie from those of the FP32 graph.
+
+    ``edgeseg.golden`` says how each figure is computed; the worst of all frames and outputs counts.
+    """
+
+    relative_error: float
+    """Largest accepted."""
+    cosine: float
+    """Smallest accepted."""
+    mask_agreement: float
+    """Smallest accepted share of pixels, 0 to 1."""
+
+
+@dataclass(frozen=True)
 class Variant:
     """One ONNX file of a bundle, and whom it serves."""
 
@@ -261,8 +277,8 @@ class Variant:
     batch: int
     inputs: tuple[TensorSpec, ...]
     outputs: tuple[TensorSpec, ...]
-    golden_tolerance: Mapping[str, float]
-    """Largest accepted relative error of the golden logits, for each backend of ``backends``."""
+    golden_limits: Mapping[str, GoldenLimits]
+    """For each backend of ``backends``: an engine outside them is refused."""
 
 
 @dataclass(frozen=True)

@@ -14,6 +14,7 @@ from edgeseg.spec import (
     SCHEMA_VERSION,
     Flip,
     FusionSpec,
+    GoldenLimits,
     Manifest,
     ParityRecord,
     PreprocessSpec,
@@ -50,13 +51,15 @@ def tiny_manifest(height_px: int = 32, width_px: int = 48, channels: int = 1) ->
                 products="fp32",
                 rest="fp32",
                 placement="none",
-                backends=("openvino", "onnxruntime"),
+                backends=("openvino", "onnxruntime", "tensorrt"),
                 batch=1,
                 inputs=(TensorSpec("image", "float32", (1, 3, height_px, width_px), "NCHW"),),
                 outputs=(
                     TensorSpec("logits", "float32", (1, channels, height_px, width_px), "NCHW"),
                 ),
-                golden_tolerance={"openvino": 1e-3, "onnxruntime": 1e-3},
+                golden_limits=dict.fromkeys(
+                    ("openvino", "onnxruntime", "tensorrt"), GoldenLimits(1e-3, 0.9999, 0.99)
+                ),
             ),
         ),
         files={},

@@ -15,6 +15,7 @@ from edgeseg.report import render_report
 from edgeseg.spec import (
     CalibrationRecord,
     Decision,
+    GoldenLimits,
     LatencyRecord,
     Manifest,
     RoiSpec,
@@ -71,7 +72,7 @@ def full(tmp_path) -> tuple[Manifest, Path]:
         products="int8",
         placement="Linear and Conv",
         backends=("openvino",),
-        golden_tolerance={"openvino": 0.0625},
+        golden_limits={"openvino": GoldenLimits(0.0625, 0.98765, 0.9125)},
     )
     (tmp_path / fp32.file).write_bytes(b"f" * 4_000_000)
     (tmp_path / int8.file).write_bytes(b"i" * 1_100_000)
@@ -123,6 +124,8 @@ def test_every_record_is_shown(full):
         "2" * 64,
         "openvino was the faster",
         "0.0625",
+        "0.98765",
+        "0.9125",
         manifest.licence_notice,
         manifest.provenance.created_utc,
     ):

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from edgeseg._progress import Progress
 from edgeseg.errors import UsageError
-from edgeseg.spec import BACKENDS, CalibrationRecord, Decision, Precision, Variant
+from edgeseg.spec import (
+    BACKENDS,
+    CalibrationRecord,
+    Decision,
+    GoldenLimits,
+    Precision,
+    Variant,
+)
 from edgeseg.workflows._source import FP32_FILE, Source
 
 if TYPE_CHECKING:
@@ -144,7 +151,7 @@ def _variant(
     backends: tuple[Any, ...],
 ) -> Variant:
     # Filled in by the self-test: infinite until then, which JSON refuses to store.
-    unmeasured = dict.fromkeys(backends, math.inf)
+    unmeasured = dict.fromkeys(backends, GoldenLimits(math.inf, -math.inf, -math.inf))
     return Variant(
         name=name,
         file=file,
@@ -156,5 +163,5 @@ def _variant(
         batch=source.inputs[0].shape[0],
         inputs=source.inputs,
         outputs=source.outputs,
-        golden_tolerance=unmeasured,
+        golden_limits=unmeasured,
     )

@@ -7,13 +7,10 @@ import dataclasses
 import datetime
 import importlib.metadata
 import platform
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
-
-import numpy as np
-import numpy.typing as npt
 
 from edgeseg import __version__, synthetic
 from edgeseg._files import check_output
@@ -24,14 +21,12 @@ from edgeseg.backends import (
     EngineOptions,
     available_backends,
     choose_backend,
-    open_engine,
 )
 from edgeseg.bundle import (
     LICENCE_NOTICE,
     REPORT_FILE,
     SUFFIX,
     Bundle,
-    Golden,
     is_bundle,
     new_bundle,
     read_bundle,
@@ -39,7 +34,6 @@ from edgeseg.bundle import (
     write_golden,
 )
 from edgeseg.errors import CalibrationError, OutputError, UsageError
-from edgeseg.golden import golden_error
 from edgeseg.model import Model
 from edgeseg.preprocess import Preprocessor
 from edgeseg.report import render_report
@@ -54,9 +48,14 @@ from edgeseg.spec import (
     Provenance,
     RoiSpec,
     ScoreRecord,
-    TensorSpec,
 )
-from edgeseg.workflows._source import FP32_FILE, BundleSource, CheckpointSource, Source
+from edgeseg.workflows._selftest import (
+    GOLDEN_COUNT,
+    golden_answers,
+    golden_size,
+    with_limits,
+)
+from edgeseg.workflows._source import BundleSource, CheckpointSource, Source
 from edgeseg.workflows._validate import Validation, measure_latencies, score_models
 from edgeseg.workflows._variants import Made, fp16_variants, fp32_variant, int8_variants
 from edgeseg.workflows.evaluate import score_cases, worst_case_pictures
@@ -64,15 +63,8 @@ from edgeseg.workflows.evaluate import score_cases, worst_case_pictures
 __all__ = ["BuildReport", "build"]
 
 _AS_TRAINED = Settings()
-GOLDEN_COUNT = 2
-GOLDEN_HW_PX = (240, 320)
 LATENCY_FRAME_HW_PX = (720, 1280)
 
-_TOLERANCE_FLOOR = {"fp32": 1e-3, "fp16": 1e-2, "fp16-safe": 1e-2, "int8": 2e-2}
-"""Smallest golden tolerance of each precision: other CPUs add in another order."""
-_TOLERANCE_OF_MEASURED = 2.0
-_LARGEST_ERROR = 1.0
-"""A golden error as large as the contrast of the answer means that something else is computed."""
 WORST_CASES = 8
 DICE_DROP_LIMIT = 0.005
 """Loss against FP32 above which the closing table warns."""
@@ -250,7 +242,7 @@ def build(
             limit=calibration_frames,
             validation=val,
         )
-    golden_input = synthetic.golden_frames(GOLDEN_COUNT, *_golden_size(roi))
+    golden_input = synthetic.golden_frames(GOLDEN_COUNT, *golden_size(roi))
     with new_bundle(path, force=force) as folder:
         parity = source.write_fp32(folder, golden_input, progress)
         made = [Made((fp32_variant(source),), ())]
@@ -289,9 +281,9 @@ def build(
             calibration=next((part.calibration for part in made if part.calibration), None),
             decisions=(Decision("backend for the measurements", choice.why), *decisions),
         )
-        golden = _golden(folder, golden_input, Preprocessor(preprocess), choice, source)
+        golden = golden_answers(folder, golden_input, Preprocessor(preprocess), choice, source)
         write_golden(folder, golden)
-        manifest = _with_tolerances(folder, manifest, golden, progress)
+        manifest = with_limits(folder, manifest, golden, progress)
         # Sealed once so that the measurements go through the very code that will load it.
         seal(folder, manifest)
         provisional = read_bundle(folder)
@@ -362,16 +354,6 @@ def _built_precision(*, int8: bool, fp16: bool) -> Precision:
     return "fp16" if fp16 else "fp32"
 
 
-def _golden_size(roi: RoiSpec | None) -> tuple[int, int]:
-    """Large enough to hold the region of interest."""
-    if roi is None:
-        return GOLDEN_HW_PX
-    return (
-        max(GOLDEN_HW_PX[0], roi.y_px + roi.height_px),
-        max(GOLDEN_HW_PX[1], roi.x_px + roi.width_px),
-    )
-
-
 def _provenance(source: Source) -> Provenance:
     tools = {"python": platform.python_version()}
     for name in _TOOLS:
@@ -385,70 +367,6 @@ def _provenance(source: Source) -> Provenance:
         tools=tools,
         machine=machine_name(),
     )
-
-
-def _golden(
-    folder: Path,
-    frames: Sequence[npt.NDArray[np.uint8]],
-    preprocess: Preprocessor,
-    choice: BackendChoice,
-    source: Source,
-) -> Golden:
-    """The FP32 graph's answers, which parity has tied to the torch formulation."""
-    feed = _feeder(preprocess, source.inputs)
-    with open_engine(folder / FP32_FILE, choice.name) as engine:
-        answers = [engine.infer(feed(frame)) for frame in frames]
-    outputs = {
-        spec.name: np.stack([answer[spec.name] for answer in answers]) for spec in source.outputs
-    }
-    return Golden(np.stack(frames), outputs)
-
-
-def _feeder(
-    preprocess: Preprocessor, inputs: Sequence[TensorSpec]
-) -> Callable[[npt.NDArray[np.uint8]], dict[str, npt.NDArray[np.float32]]]:
-    """From a frame to the graph's named inputs."""
-
-    def feed(frame: npt.NDArray[np.uint8]) -> dict[str, npt.NDArray[np.float32]]:
-        tensors = preprocess.tensors(frame)
-        return {spec.name: tensor for spec, tensor in zip(inputs, tensors, strict=True)}
-
-    return feed
-
-
-def _with_tolerances(
-    folder: Path, manifest: Manifest, golden: Golden, progress: Progress
-) -> Manifest:
-    """Measure each variant's golden error on each installed backend and set its tolerance.
-
-    A backend that is not installed here (TensorRT) gets the tolerance of the file itself, run by
-    the backend at hand: its arithmetic is written in the graph.
-    """
-    feed = _feeder(Preprocessor(manifest.preprocess), manifest.variants[0].inputs)
-    installed = available_backends()
-    variants = []
-    for done, variant in enumerate(manifest.variants):
-        progress("self-test", done, len(manifest.variants))
-        runners = {b: b if b in installed else installed[0] for b in variant.backends}
-        errors = {}
-        for runner in dict.fromkeys(runners.values()):
-            with open_engine(folder / variant.file, runner) as engine:
-                error = golden_error(engine, golden, feed)
-            if not error <= _LARGEST_ERROR:
-                raise CalibrationError(
-                    f"{variant.name} on {runner} answers generated frames with a relative error of "
-                    f"{error:.3g}: it computes something else than FP32. Try another --method, or "
-                    "keep layers in float with --exclude"
-                )
-            errors[runner] = error
-        floor = _TOLERANCE_FLOOR[variant.precision]
-        tolerances = {
-            backend: max(floor, _TOLERANCE_OF_MEASURED * errors[runner])
-            for backend, runner in runners.items()
-        }
-        variants.append(dataclasses.replace(variant, golden_tolerance=tolerances))
-    progress("self-test", len(manifest.variants), len(manifest.variants))
-    return dataclasses.replace(manifest, variants=tuple(variants))
 
 
 def _measure(
@@ -474,7 +392,7 @@ def _measure(
 
 
 def _latency_size(roi: RoiSpec | None) -> tuple[int, int]:
-    golden = _golden_size(roi)
+    golden = golden_size(roi)
     return max(LATENCY_FRAME_HW_PX[0], golden[0]), max(LATENCY_FRAME_HW_PX[1], golden[1])
 
 

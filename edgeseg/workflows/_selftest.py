@@ -1,0 +1,129 @@
+"""The golden frames of a bundle under construction, and the limits that engines must keep to."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from edgeseg._progress import Progress
+from edgeseg.backends import BackendChoice, available_backends, open_engine
+from edgeseg.bundle import Golden
+from edgeseg.errors import CalibrationError
+from edgeseg.golden import GoldenFigures, golden_figures
+from edgeseg.preprocess import Preprocessor
+from edgeseg.spec import GoldenLimits, Manifest, RoiSpec, TensorSpec, Variant
+from edgeseg.workflows._source import FP32_FILE, Source
+
+__all__ = ["GOLDEN_COUNT", "golden_answers", "golden_size", "with_limits"]
+
+GOLDEN_COUNT = 2
+GOLDEN_HW_PX = (240, 320)
+
+Frame = npt.NDArray[np.uint8]
+
+_FLOORS = {
+    "fp32": GoldenLimits(1e-3, 0.9999, 0.995),
+    "fp16": GoldenLimits(1e-2, 0.999, 0.98),
+    "fp16-safe": GoldenLimits(1e-2, 0.999, 0.98),
+    "int8": GoldenLimits(2e-2, 0.99, 0.95),
+}
+"""What every engine may differ by: other processors add in another order."""
+_UNSEEN_ERROR = {"fp32": 1e-3, "fp16": 5e-2, "fp16-safe": 5e-2, "int8": 1e-1}
+"""Relative error allowed to a library that is not on the build machine, whose kernels fuse and
+round elsewhere; its cosine and its masks must agree like any other's."""
+_OF_MEASURED = 2.0
+"""Limits lie so many times as far from perfect as what was measured."""
+_LARGEST_ERROR = 1.0
+"""A golden error as large as the contrast of the answer means that something else is computed."""
+
+
+def golden_size(roi: RoiSpec | None) -> tuple[int, int]:
+    """Height and width of the golden frames, large enough to hold the region of interest."""
+    if roi is None:
+        return GOLDEN_HW_PX
+    return (
+        max(GOLDEN_HW_PX[0], roi.y_px + roi.height_px),
+        max(GOLDEN_HW_PX[1], roi.x_px + roi.width_px),
+    )
+
+
+def golden_answers(
+    folder: Path,
+    frames: Sequence[Frame],
+    preprocess: Preprocessor,
+    choice: BackendChoice,
+    source: Source,
+) -> Golden:
+    """The FP32 graph's answers, which parity has tied to the torch formulation."""
+    feed = _feeder(preprocess, source.inputs)
+    with open_engine(folder / FP32_FILE, choice.name) as engine:
+        answers = [engine.infer(feed(frame)) for frame in frames]
+    outputs = {
+        spec.name: np.stack([answer[spec.name] for answer in answers]) for spec in source.outputs
+    }
+    return Golden(np.stack(frames), outputs)
+
+
+def with_limits(folder: Path, manifest: Manifest, golden: Golden, progress: Progress) -> Manifest:
+    """Measure each variant on each installed backend and set its limits.
+
+    A backend that is not installed here (TensorRT) gets the limits of the file itself, run by the
+    backend at hand: its arithmetic is written in the graph.
+
+    Raises:
+        CalibrationError: a variant computes something else than FP32.
+    """
+    feed = _feeder(Preprocessor(manifest.preprocess), manifest.variants[0].inputs)
+    installed = available_backends()
+    variants = []
+    for done, variant in enumerate(manifest.variants):
+        progress("self-test", done, len(manifest.variants))
+        runners = {b: b if b in installed else installed[0] for b in variant.backends}
+        found = {}
+        for runner in dict.fromkeys(runners.values()):
+            with open_engine(folder / variant.file, runner) as engine:
+                figures = golden_figures(
+                    lambda frame, run=engine: run.infer(feed(frame)), golden, manifest.readout
+                )
+            if not figures.relative_error <= _LARGEST_ERROR:
+                raise CalibrationError(
+                    f"{variant.name} on {runner} answers generated frames with a relative error of "
+                    f"{figures.relative_error:.3g}: it computes something else than FP32. Try "
+                    "another --method, or keep layers in float with --exclude"
+                )
+            found[runner] = figures
+        limits = {
+            backend: _limits(variant, found[runner], seen=backend == runner)
+            for backend, runner in runners.items()
+        }
+        variants.append(dataclasses.replace(variant, golden_limits=limits))
+    progress("self-test", len(manifest.variants), len(manifest.variants))
+    return dataclasses.replace(manifest, variants=tuple(variants))
+
+
+def _limits(variant: Variant, found: GoldenFigures, *, seen: bool) -> GoldenLimits:
+    floor = _FLOORS[variant.precision]
+    error = floor.relative_error if seen else _UNSEEN_ERROR[variant.precision]
+    return GoldenLimits(
+        relative_error=max(error, _OF_MEASURED * found.relative_error),
+        cosine=min(floor.cosine, 1.0 - _OF_MEASURED * (1.0 - found.cosine)),
+        mask_agreement=min(
+            floor.mask_agreement, max(0.0, 1.0 - _OF_MEASURED * (1.0 - found.mask_agreement))
+        ),
+    )
+
+
+def _feeder(
+    preprocess: Preprocessor, inputs: Sequence[TensorSpec]
+) -> Callable[[Frame], dict[str, npt.NDArray[np.float32]]]:
+    """From a frame to the graph's named inputs."""
+
+    def feed(frame: Frame) -> dict[str, npt.NDArray[np.float32]]:
+        tensors = preprocess.tensors(frame)
+        return {spec.name: tensor for spec, tensor in zip(inputs, tensors, strict=True)}
+
+    return feed

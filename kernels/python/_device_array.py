@@ -14,8 +14,16 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeseg.errors import InputError
+from edgeseg.kernels._library import MAX_SIDE_PX, Frame
 
-__all__ = ["Block", "DeviceArray", "DevicePointer", "read_array"]
+__all__ = [
+    "Block",
+    "DeviceArray",
+    "DevicePointer",
+    "describe_frame",
+    "read_array",
+    "target_address",
+]
 
 
 @runtime_checkable
@@ -110,6 +118,40 @@ def read_array(
     if writeable and read_only:
         raise InputError(f"{name} is read-only")
     return Block(int(address), shape, dtype, found)
+
+
+def describe_frame(block: Block) -> Frame:
+    """``edgeseg_frame`` or ``edgeseg_canvas``, which have the same fields.
+
+    Raises:
+        InputError: the block has not the shape (H, W, 3), or gaps within its rows.
+    """
+    if len(block.shape) != 3 or block.shape[2] != 3 or max(block.shape[:2]) > MAX_SIDE_PX:
+        raise InputError(
+            f"a frame has the shape (H, W, 3), sides up to {MAX_SIDE_PX}, got {block.shape}"
+        )
+    height, width = block.shape[:2]
+    if block.strides[2] != 1 or (width > 1 and block.strides[1] != 3):
+        raise InputError(f"pixels of a frame must follow each other, got strides {block.strides}")
+    return Frame(block.address, block.strides[0], width, height)
+
+
+def target_address(
+    name: str, array: DeviceArray | None, dtype: npt.DTypeLike, shapes: Sequence[tuple[int, ...]]
+) -> int | None:
+    """Address of an array that is written; None where there is none.
+
+    Raises:
+        InputError: it has none of ``shapes``, or is not as ``read_array`` wants it.
+    """
+    if array is None:
+        return None
+    block = read_array(name, array, (dtype,), writeable=True)
+    if block.shape not in shapes:
+        raise InputError(
+            f"{name} must have the shape {' or '.join(map(str, shapes))}, got {block.shape}"
+        )
+    return block.address
 
 
 def _packed_strides(shape: tuple[int, ...], itemsize: int) -> tuple[int, ...]:

@@ -116,7 +116,10 @@ class Overlay:
         self.colours = tuple(colours)
         self.alpha = alpha
         self.contours = contours
-        self._bgr = np.array([colour[::-1] for colour in self.colours[:_MAX_CLASSES]], np.uint8)
+        self.colours_bgr = np.array(
+            [colour[::-1] for colour in self.colours[:_MAX_CLASSES]], np.uint8
+        )
+        """uint8 (classes, 3), as ``kernels.blend_overlay`` takes them."""
 
     def __call__(
         self, frame: Image, mask: npt.NDArray[np.uint8], *, in_place: bool = False
@@ -143,15 +146,20 @@ class Overlay:
             raise InputError(
                 f"the mask holds class {largest}, but there are {len(self.colours)} colour(s)"
             )
-        outline_px = min(max(1, round(min(mask.shape) / _OUTLINE_SHARE)), kernels.MAX_OUTLINE_PX)
         kernels.blend_overlay(
             canvas,
             mask,
-            self._bgr,
+            self.colours_bgr,
             alpha=self.alpha,
-            outline_px=outline_px if self.contours else 0,
+            outline_px=self.outline_px(mask.shape),
         )
         return canvas
+
+    def outline_px(self, frame_hw_px: tuple[int, ...]) -> int:
+        """Width of the outlines in a frame of that height and width; 0 without contours."""
+        if not self.contours:
+            return 0
+        return min(max(1, round(min(frame_hw_px) / _OUTLINE_SHARE)), kernels.MAX_OUTLINE_PX)
 
 
 def _check(frame: Image, mask: npt.NDArray[np.uint8]) -> None:

@@ -10,18 +10,24 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeseg import kernels
-from edgeseg.errors import InputError
-from edgeseg.readout import activate, mask_from_logits, mask_from_probability, resize_logits
+from edgeseg.readout import (
+    activate,
+    chosen_threshold,
+    mask_from_logits,
+    mask_from_probability,
+    resize_logits,
+)
 from edgeseg.regularize import regularize
 from edgeseg.spec import FusionSpec, PreprocessSpec, ReadoutSpec, RegularizeSpec
 from edgeseg.temporal import Memory
 
-__all__ = ["Reader", "Reading"]
+__all__ = ["ONE_VIEW", "Reader", "Reading"]
 
 Array = npt.NDArray[Any]
 FloatArray = npt.NDArray[np.float32]
 
-_ONE_VIEW = FusionSpec("mean")
+ONE_VIEW = FusionSpec("mean")
+"""How one view becomes probabilities where they are needed on the grid."""
 
 
 class Reading:
@@ -94,7 +100,7 @@ class Reader:
             resized = resize_logits(logits, *size, align_corners=self.spec.align_corners)
             mask = mask_from_logits(resized, self.spec, threshold)
             return Reading(mask, lambda: activate(resized, self.spec))
-        limit = self._threshold(threshold)
+        limit = chosen_threshold(self.spec, threshold)
         probability = self.fuse(outputs, memory)
         probability = regularize(probability, self.spec.regularize, limit)
         planes = probability.reshape(-1, *self.grid_px)
@@ -112,7 +118,7 @@ class Reader:
 
     def fuse(self, outputs: Sequence[Array], memory: Memory | None = None) -> FloatArray:
         """Fused, not yet regularised probabilities on the grid: float32 (H, W) or (C, H, W)."""
-        fusion = self.spec.fusion or _ONE_VIEW
+        fusion = self.spec.fusion or ONE_VIEW
         views = self._as_views(outputs)
         channels = views[0].logits.shape[0]
         shape = self.grid_px if channels == 1 else (channels, *self.grid_px)
@@ -144,17 +150,6 @@ class Reader:
             for output, view, rows in zip(outputs, self._views, self._rows, strict=True)
             for flip, row in zip(view.flips, rows, strict=True)
         ]
-
-    def _threshold(self, threshold: float | None) -> float:
-        if threshold is None:
-            return self.spec.threshold
-        if self.spec.activation != "sigmoid":
-            raise InputError(
-                "a threshold has no meaning for several classes, which compete by argmax"
-            )
-        if not 0.0 < threshold < 1.0:
-            raise InputError(f"threshold must lie between 0 and 1, got {threshold}")
-        return threshold
 
 
 def _needs_grid(spec: ReadoutSpec) -> bool:

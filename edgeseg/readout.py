@@ -15,7 +15,14 @@ import numpy.typing as npt
 from edgeseg.errors import InputError
 from edgeseg.spec import ReadoutSpec
 
-__all__ = ["activate", "mask_from_logits", "mask_from_probability", "resize_logits"]
+__all__ = [
+    "activate",
+    "chosen_threshold",
+    "logit",
+    "mask_from_logits",
+    "mask_from_probability",
+    "resize_logits",
+]
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -80,6 +87,26 @@ def activate(logits: FloatArray, spec: ReadoutSpec) -> FloatArray:
     return softmax
 
 
+def chosen_threshold(spec: ReadoutSpec, threshold: float | None) -> float:
+    """The given threshold, or the specification's for None.
+
+    Raises:
+        InputError: it lies outside (0, 1), or was given for several classes.
+    """
+    if threshold is None:
+        return spec.threshold
+    if spec.activation != "sigmoid":
+        raise InputError("a threshold has no meaning for several classes, which compete by argmax")
+    if not 0.0 < threshold < 1.0:
+        raise InputError(f"threshold must lie between 0 and 1, got {threshold}")
+    return threshold
+
+
+def logit(probability: float) -> float:
+    """What the sigmoid turns into ``probability``, which lies between 0 and 1 (excluded)."""
+    return math.log(probability / (1.0 - probability))
+
+
 def mask_from_logits(
     logits: FloatArray, spec: ReadoutSpec, threshold: float | None = None
 ) -> npt.NDArray[np.uint8]:
@@ -95,14 +122,11 @@ def mask_from_logits(
     """
     _check_logits(logits, spec)
     if spec.activation == "sigmoid":
-        limit = spec.threshold if threshold is None else threshold
-        if not 0.0 < limit < 1.0:
-            raise InputError(f"threshold must lie between 0 and 1, got {limit}")
         # p > t is logit > log(t / (1 - t)): no exponential per pixel.
-        above: npt.NDArray[np.uint8] = (logits[0] > math.log(limit / (1.0 - limit))).view(np.uint8)
+        level = logit(chosen_threshold(spec, threshold))
+        above: npt.NDArray[np.uint8] = (logits[0] > level).view(np.uint8)
         return above
-    if threshold is not None:
-        raise InputError("a threshold has no meaning for several classes, which compete by argmax")
+    chosen_threshold(spec, threshold)
     return _argmax(logits)
 
 

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
+
+if TYPE_CHECKING:
+    from edgeseg.kernels._cuda_library import CudaLibrary
 
 DEMO_CHECKPOINT = Path(__file__).parents[1] / "edgeseg" / "assets" / "segdino_v2_demo.pth"
 
@@ -17,6 +21,16 @@ def real_data() -> Path:
     if not folder:
         pytest.skip("EDGESEG_DATA names no folder of real images and checkpoints")
     return Path(folder)
+
+
+@pytest.fixture(scope="session")
+def host(tmp_path_factory: pytest.TempPathFactory) -> CudaLibrary:
+    """The library of CUDA kernels as the host runs it."""
+    import cuda_host
+
+    if cuda_host.COMPILER is None:
+        pytest.skip("no C++ compiler")
+    return cuda_host.compile_kernels(tmp_path_factory.mktemp("cuda"))
 
 
 @pytest.fixture(scope="session")

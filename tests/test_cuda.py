@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pytest
+from cuda_host import COMPILER, KERNELS, REPOSITORY, compile_shared, needs_compiler
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -35,13 +36,9 @@ from edgeseg.kernels._cuda_library import CudaLibrary
 from edgeseg.kernels._fuse import View
 from edgeseg.spec import FLIPS, Flip, ViewSpec, Weighting
 
-REPOSITORY = Path(__file__).resolve().parents[1]
-KERNELS = REPOSITORY / "kernels"
-COMPILER = os.environ.get("CXX") or shutil.which("c++") or shutil.which("g++")
 NVCC = shutil.which("nvcc") or shutil.which("/usr/local/cuda/bin/nvcc")
 CMAKE = shutil.which("cmake") or shutil.which(str(Path(sys.executable).with_name("cmake")))
 
-needs_compiler = pytest.mark.skipif(COMPILER is None, reason="no C++ compiler")
 needs_cmake = pytest.mark.skipif(CMAKE is None, reason="no cmake")
 needs_nvcc = pytest.mark.skipif(NVCC is None or CMAKE is None, reason="no nvcc, or no cmake")
 
@@ -51,30 +48,6 @@ TOLERANCE = 1e-5
 """Largest difference of probabilities from the float64 reference."""
 
 Array = npt.NDArray[Any]
-
-
-def compile_shared(target: Path, *options: str) -> Path:
-    assert COMPILER is not None
-    command = [COMPILER, "-fPIC", "-shared", *options, "-o", str(target)]
-    done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return target
-
-
-@pytest.fixture(scope="module")
-def host(tmp_path_factory: pytest.TempPathFactory) -> CudaLibrary:
-    """The library as the host runs it."""
-    if COMPILER is None:
-        pytest.skip("no C++ compiler")
-    path = compile_shared(
-        tmp_path_factory.mktemp("cuda") / "libedgeseg_cuda_host.so",
-        *("-std=c++17", "-O1", "-ffp-contract=off", "-x", "c++"),
-        *("-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"),
-        *(f"-I{KERNELS / folder}" for folder in ("include", "src", "cuda")),
-        *(f'-DEDGESEG_VERSION="{edgeseg.__version__}"', '-DEDGESEG_CUDA_ARCHITECTURES="host"'),
-        *(str(path) for path in sorted((KERNELS / "cuda").glob("*.cu"))),
-    )
-    return _cuda_library.load_library(path)
 
 
 class Memory:

@@ -17,8 +17,9 @@ from edgeseg._closing import Closing
 from edgeseg.backends import BackendChoice, EngineOptions, Hint, choose_backend, open_engine
 from edgeseg.backends.base import Array, Engine
 from edgeseg.bundle import Bundle, read_bundle
-from edgeseg.errors import BackendError, UsageError
+from edgeseg.errors import BackendError, MissingDependencyError, UsageError
 from edgeseg.golden import check_golden
+from edgeseg.plans import Plan, find_plan, has_plans, this_machine
 from edgeseg.preprocess import Preprocessor
 from edgeseg.reader import Reader, Reading
 from edgeseg.settings import Settings
@@ -106,7 +107,22 @@ class Model(Closing):
         choice: BackendChoice,
         options: EngineOptions,
         settings: Settings = _AS_BUILT,
+        *,
+        plan: Path | None = None,
     ):
+        """Open an engine for one variant.
+
+        Args:
+            bundle: verified.
+            precision: of the variant.
+            choice: the backend.
+            options: for it.
+            settings: fewer views, or another read-out.
+            plan: what was compiled from the variant, for a backend that runs plans.
+
+        Raises:
+            BackendError: the engine cannot be opened, or computes something else.
+        """
         self.bundle = bundle
         self.manifest = bundle.manifest
         self.classes = bundle.manifest.classes
@@ -118,9 +134,15 @@ class Model(Closing):
         """The read-out in use."""
         self.roi = self.preprocess_spec.roi
         self._ports = _Ports(bundle.manifest.preprocess, self.preprocess_spec, self.variant)
-        self.engine = open_engine(
-            bundle.file(self.variant.file), choice.name, self._ports.options(options)
-        )
+        asked = self._ports.options(options)
+        if plan is not None and asked.inputs is None:
+            # A compiler may list them in another order than the file did.
+            asked = dataclasses.replace(
+                asked,
+                inputs=tuple(spec.name for spec in self.variant.inputs),
+                outputs=tuple(spec.name for spec in self.variant.outputs),
+            )
+        self.engine = open_engine(plan or bundle.file(self.variant.file), choice.name, asked)
         try:
             fed, rows, golden_rows = self._ports.fit(self.engine)
             self._preprocessor = Preprocessor(fed)
@@ -327,7 +349,7 @@ def open(
     path: str | Path,
     *,
     backend: str = "auto",
-    device: str = "CPU",
+    device: str = "auto",
     precision: Precision | None = None,
     threads: int | None = None,
     hint: Hint = "latency",
@@ -337,9 +359,13 @@ def open(
 
     Args:
         path: the folder ``NAME.edgeseg``.
-        backend: ``openvino``, ``onnxruntime`` or ``auto``; a named one is used or fails.
-        device: ``CPU``, or what the backend offers (``edgeseg doctor`` lists it).
-        precision: one that the bundle holds; None for what it was built for.
+        backend: ``openvino``, ``onnxruntime``, ``tensorrt`` or ``auto``; a named one is used or
+            fails. ``tensorrt`` needs a plan, which  edgeseg build NAME.edgeseg --backend tensorrt
+            compiles; where there is one for this machine, ``auto`` takes it.
+        device: ``CPU``, or what the backend offers (``edgeseg doctor`` lists it); ``auto`` is the
+            GPU for TensorRT and the CPU otherwise.
+        precision: one that the bundle holds; None for what it was built for, with TensorRT for the
+            fastest plan.
         threads: CPU threads of the engine; None lets the library choose.
         hint: ``latency`` for one frame at a time, ``throughput`` for several at once.
         settings: fewer views, or another read-out, than the bundle's.
@@ -348,10 +374,41 @@ def open(
         BundleError, BundleIntegrityError: the folder is not a whole bundle.
         UsageError: it has no such precision, or the settings do not fit it.
         BackendUnavailableError: the backend or device is not on this machine.
+        PlanError: there is no plan for this machine, or it was changed.
         GoldenMismatchError: the engine loads and computes something else.
     """
     bundle = read_bundle(Path(path))
+    plan = _plan(bundle, backend, device, precision)
     wanted = precision or bundle.manifest.precision
-    served = bundle.backends(wanted)
-    choice = choose_backend(backend, device, served, f"{bundle.path.name} ({wanted})")
-    return Model(bundle, wanted, choice, EngineOptions(device, threads, hint), settings)
+    if plan is not None:
+        (wanted,) = (
+            v.precision for v in bundle.manifest.variants if v.name == plan.record.key.variant
+        )
+    choice = choose_backend(
+        backend,
+        device,
+        bundle.backends(wanted),
+        f"{bundle.path.name} ({wanted})",
+        has_plan=plan is not None,
+    )
+    options = EngineOptions(choice.device, threads, hint)
+    return Model(bundle, wanted, choice, options, settings, plan=plan.file if plan else None)
+
+
+def _plan(bundle: Bundle, backend: str, device: str, precision: Precision | None) -> Plan | None:
+    """The plan that TensorRT would run; None where another backend is to serve.
+
+    Raises:
+        PlanError, BackendUnavailableError: TensorRT was asked for by name, and cannot serve.
+    """
+    device = device.upper()
+    gpu = "GPU" if device == "AUTO" else device
+    if backend == "tensorrt":
+        return find_plan(bundle, this_machine(gpu), precision)
+    if backend != "auto" or not gpu.startswith("GPU") or not has_plans(bundle):
+        return None
+    try:
+        return find_plan(bundle, this_machine(gpu), precision)
+    except (BackendError, MissingDependencyError) as error:
+        _log.warning("auto leaves TensorRT aside: %s", error)
+        return None

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgeseg.bundle import Golden, new_bundle, seal, write_golden
+from edgeseg.bundle import Golden, new_bundle, read_bundle, seal, write_golden
 from edgeseg.preprocess import Preprocessor
 from edgeseg.spec import (
     SCHEMA_VERSION,
@@ -131,6 +131,15 @@ def tiny_bundle(
             folder, Golden(frames, {"logits": np.stack(logits)[:, None].astype(np.float32)})
         )
         seal(folder, manifest)
+    return path
+
+
+def with_variants(path: Path, *precisions: str) -> Path:
+    """Give a sealed bundle more variants, all of the FP32 file, under their precisions' names."""
+    manifest = read_bundle(path).manifest
+    fp32 = manifest.variants[0]
+    more = tuple(dataclasses.replace(fp32, name=name, precision=name) for name in precisions)
+    seal(path, dataclasses.replace(manifest, variants=(*manifest.variants, *more)))
     return path
 
 

@@ -116,8 +116,8 @@ def test_auto_says_what_it_chose_and_why() -> None:
 def test_a_named_backend_is_used_or_fails() -> None:
     with pytest.raises(UsageError, match="unknown backend 'tvm'"):
         choose_backend("tvm", "CPU", ("openvino",))
-    with pytest.raises(BackendUnavailableError, match="trtexec"):
-        choose_backend("tensorrt", "GPU", ("tensorrt",))
+    named = choose_backend("tensorrt", "auto", ("openvino", "tensorrt"))
+    assert (named.name, named.device, named.why) == ("tensorrt", "GPU", "as requested")
     with pytest.raises(BackendUnavailableError, match="written for tensorrt, not for openvino"):
         choose_backend("openvino", "CPU", ("tensorrt",), "int8")
     with pytest.raises(BackendUnavailableError, match="no installed backend"):
@@ -128,6 +128,18 @@ def test_a_backend_that_is_not_installed_names_the_pip_line(monkeypatch) -> None
     monkeypatch.setattr("edgeseg.backends.available_backends", lambda: ("openvino",))
     with pytest.raises(BackendUnavailableError, match=r"pip install 'edgeseg\[onnxruntime\]'"):
         choose_backend("onnxruntime", "CPU", ("openvino", "onnxruntime"))
+
+
+def test_auto_prefers_a_plan_except_on_another_device() -> None:
+    served = ("openvino", "onnxruntime", "tensorrt")
+    for device, used in (("auto", "GPU"), ("gpu.1", "GPU.1")):
+        choice = choose_backend("auto", device, served, has_plan=True)
+        assert (choice.name, choice.device) == ("tensorrt", used)
+        assert f"auto chose tensorrt on {used}" in choice.why
+    assert choose_backend("auto", "CPU", served, has_plan=True).name == "openvino"
+    without = choose_backend("auto", "auto", served)
+    assert (without.name, without.device) == ("openvino", "CPU")
+    assert choose_backend("auto", "auto", ("openvino",), has_plan=True).name == "openvino"
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

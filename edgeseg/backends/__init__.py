@@ -1,4 +1,4 @@
-"""Inference libraries behind one seam: choose one, open an ONNX file with it.
+"""Inference libraries behind one seam: choose one, open an ONNX file (or a plan) with it.
 
 Adding a backend: a module with a subclass of ``Engine``, ``version`` and ``available_devices``, and
 its line in ``_BACKENDS``.
@@ -16,7 +16,7 @@ from types import ModuleType
 
 from edgeseg.backends.base import Engine, EngineInfo, EngineOptions, Hint
 from edgeseg.errors import BackendUnavailableError, UsageError
-from edgeseg.spec import BackendName
+from edgeseg.spec import BACKENDS, BackendName
 
 __all__ = [
     "BackendChoice",
@@ -34,7 +34,10 @@ _log = logging.getLogger(__name__)
 _BACKENDS: dict[str, tuple[str, str]] = {
     "openvino": ("edgeseg.backends._openvino", "OpenVinoEngine"),
     "onnxruntime": ("edgeseg.backends._onnxruntime", "OnnxRuntimeEngine"),
+    "tensorrt": ("edgeseg.backends._tensorrt", "TensorRtEngine"),
 }
+_READS_ONNX: tuple[BackendName, ...] = ("openvino", "onnxruntime")
+"""TensorRT is not among them: it runs plans, which are compiled beforehand."""
 
 
 @dataclass(frozen=True)
@@ -43,42 +46,55 @@ class BackendChoice:
 
     name: BackendName
     why: str
+    device: str = "CPU"
+    """As the library calls it."""
 
 
 def available_backends() -> tuple[BackendName, ...]:
-    """Backends of this version whose library is installed, the preferred one first."""
-    return tuple(
-        name for name in ("openvino", "onnxruntime") if importlib.util.find_spec(name) is not None
-    )
+    """Backends that run a bundle's ONNX files and whose library is installed, the preferred first.
+
+    TensorRT is never among them, since it runs what was compiled from them.
+    """
+    return tuple(name for name in _READS_ONNX if importlib.util.find_spec(name) is not None)
 
 
 def choose_backend(
-    requested: str, device: str, served: Sequence[str], variant: str = "this variant"
+    requested: str,
+    device: str,
+    served: Sequence[str],
+    variant: str = "this variant",
+    *,
+    has_plan: bool = False,
 ) -> BackendChoice:
     """Settle on a backend for a file that ``served`` backends can run.
 
     Args:
         requested: a backend's name, or ``auto``.
-        device: ``CPU``, ``GPU``, ``NPU`` or a name such as ``GPU.1``.
+        device: ``CPU``, ``GPU``, ``NPU``, a name such as ``GPU.1``, or ``auto``: the GPU for
+            TensorRT, the CPU for the others.
         served: what the file was written for.
         variant: its name, for messages.
+        has_plan: whether TensorRT has a plan for this machine; ``auto`` then prefers it, except on
+            a named device that is no GPU.
 
     Raises:
         UsageError: an unknown name.
         BackendUnavailableError: the named backend cannot serve; nothing else is tried for it. With
             ``auto``: none can.
     """
+    device = device.upper()
     installed = available_backends()
     if requested == "auto":
-        return _choose(device.upper(), served, installed, variant)
-    if requested == "tensorrt":
-        raise BackendUnavailableError(
-            "this version does not run TensorRT engines itself: build the plan on the device with  "
-            "trtexec --onnx=FILE --stronglyTyped  from the bundle's TensorRT variants"
-        )
-    if requested not in _BACKENDS:
+        if has_plan and "tensorrt" in served and (device == "AUTO" or device.startswith("GPU")):
+            device = "GPU" if device == "AUTO" else device
+            why = f"auto chose tensorrt on {device}: a plan was compiled and accepted on it"
+            _log.info(why)
+            return BackendChoice("tensorrt", why, device)
+        return _choose("CPU" if device == "AUTO" else device, served, installed, variant)
+    name = next((known for known in BACKENDS if known == requested), None)
+    if name is None:
         raise UsageError(f"unknown backend {requested!r}: choose auto, {', '.join(_BACKENDS)}")
-    if requested not in installed:
+    if name in _READS_ONNX and name not in installed:
         raise BackendUnavailableError(
             f"backend {requested!r} is not installed: run  pip install 'edgeseg[{requested}]'"
         )
@@ -86,7 +102,9 @@ def choose_backend(
         raise BackendUnavailableError(
             f"{variant} is written for {', '.join(served)}, not for {requested}"
         )
-    return BackendChoice("openvino" if requested == "openvino" else "onnxruntime", "as requested")
+    if device == "AUTO":
+        device = "GPU" if name == "tensorrt" else "CPU"
+    return BackendChoice(name, "as requested", device)
 
 
 def _choose(
@@ -113,7 +131,7 @@ def _choose(
     why = f"auto chose {name} on {device}: {reason}"
     why += f" ({', '.join(others)} could serve too)" if others else ""
     _log.info(why)
-    return BackendChoice(name, why)
+    return BackendChoice(name, why, device)
 
 
 def _offers(name: BackendName, device: str) -> bool:
@@ -123,7 +141,7 @@ def _offers(name: BackendName, device: str) -> bool:
 
 
 def open_engine(path: Path, backend: BackendName, options: EngineOptions | None = None) -> Engine:
-    """Compile or load the ONNX file ``path`` with one backend.
+    """Open ``path`` with one backend: an ONNX file; for TensorRT a plan compiled from one.
 
     Raises:
         BackendUnavailableError: the library or the device is not on this machine.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from edgeseg.cli._arguments import (
     add_force_argument,
@@ -13,6 +14,9 @@ from edgeseg.cli._arguments import (
     settings,
 )
 from edgeseg.errors import UsageError
+
+if TYPE_CHECKING:
+    from edgeseg.backends._tensorrt import CompileOptions
 
 SUMMARY = "turn a checkpoint (or an existing bundle) into an engine bundle"
 
@@ -36,9 +40,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--roi", metavar="X,Y,W,H", help="region of interest in the source frames, in pixels"
     )
     parser.add_argument(
-        "--backend", default="auto", help="backend to check with: auto, openvino, onnxruntime"
+        "--backend",
+        default="auto",
+        help="backend to check with: auto, openvino, onnxruntime; tensorrt compiles for this GPU",
     )
-    parser.add_argument("--device", default="CPU", help="device to check on (default: CPU)")
+    parser.add_argument(
+        "--device", default="auto", help="device to check on or to compile for (default: auto)"
+    )
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads")
     parser.add_argument(
         "--method",
@@ -65,6 +73,25 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "-o", "--output", type=Path, metavar="OUT", help="default: CHECKPOINT.edgeseg"
+    )
+    plans = parser.add_argument_group("plans (with --backend tensorrt)")
+    plans.add_argument(
+        "--precision", help="the only one to compile (default: the fastest that computes rightly)"
+    )
+    plans.add_argument(
+        "--workspace-mib", type=int, metavar="N", help="scratch memory that layers may use"
+    )
+    plans.add_argument(
+        "--optimization-level", type=int, metavar="0..5", help="how long the compiler may search"
+    )
+    plans.add_argument(
+        "--dla", type=int, metavar="CORE", help="run what it can on this deep learning accelerator"
+    )
+    plans.add_argument(
+        "--max-aux-streams", type=int, metavar="N", help="streams for layers beside each other"
+    )
+    plans.add_argument(
+        "--rebuild", action="store_true", help="compile again what was compiled or rejected before"
     )
     add_smooth_argument(parser)
     add_z_sigma_argument(parser)
@@ -108,8 +135,29 @@ def execute(arguments: argparse.Namespace) -> int:
             exclude=tuple(arguments.exclude),
             with_pictures=arguments.with_pictures,
             force=arguments.force,
+            precision=arguments.precision,
+            plan_options=_plan_options(arguments),
+            rebuild=arguments.rebuild,
             progress=progress,
         )
-    show(arguments, f"{report.manifest.name}: {report.manifest.family}", report)
-    console(arguments).print(f"bundle: {report.path}\nreport: {report.path / 'report.html'}")
+    if report.built:
+        show(arguments, f"{report.manifest.name}: {report.manifest.family}", report)
+        console(arguments).print(f"bundle: {report.path}\nreport: {report.path / 'report.html'}")
+    if report.plans is not None:
+        show(arguments, f"{report.manifest.name} on {report.plans.machine}", report.plans)
     return 0
+
+
+def _plan_options(arguments: argparse.Namespace) -> CompileOptions | None:
+    """The compiler's options; None where none is given."""
+    given = {
+        "workspace_mib": arguments.workspace_mib,
+        "optimization_level": arguments.optimization_level,
+        "dla": arguments.dla,
+        "max_aux_streams": arguments.max_aux_streams,
+    }
+    if all(value is None for value in given.values()):
+        return None
+    from edgeseg.backends._tensorrt import CompileOptions
+
+    return CompileOptions(**given)

@@ -18,7 +18,7 @@ from edgeseg.preprocess import Preprocessor
 from edgeseg.spec import GoldenLimits, Manifest, RoiSpec, TensorSpec, Variant
 from edgeseg.workflows._source import FP32_FILE, Source
 
-__all__ = ["GOLDEN_COUNT", "golden_answers", "golden_size", "with_limits"]
+__all__ = ["GOLDEN_COUNT", "feeder", "golden_answers", "golden_size", "with_limits"]
 
 GOLDEN_COUNT = 2
 GOLDEN_HW_PX = (240, 320)
@@ -59,7 +59,7 @@ def golden_answers(
     source: Source,
 ) -> Golden:
     """The FP32 graph's answers, which parity has tied to the torch formulation."""
-    feed = _feeder(preprocess, source.inputs)
+    feed = feeder(preprocess, source.inputs)
     with open_engine(folder / FP32_FILE, choice.name) as engine:
         answers = [engine.infer(feed(frame)) for frame in frames]
     outputs = {
@@ -77,7 +77,7 @@ def with_limits(folder: Path, manifest: Manifest, golden: Golden, progress: Prog
     Raises:
         CalibrationError: a variant computes something else than FP32.
     """
-    feed = _feeder(Preprocessor(manifest.preprocess), manifest.variants[0].inputs)
+    feed = feeder(Preprocessor(manifest.preprocess), manifest.variants[0].inputs)
     installed = available_backends()
     variants = []
     for done, variant in enumerate(manifest.variants):
@@ -117,7 +117,7 @@ def _limits(variant: Variant, found: GoldenFigures, *, seen: bool) -> GoldenLimi
     )
 
 
-def _feeder(
+def feeder(
     preprocess: Preprocessor, inputs: Sequence[TensorSpec]
 ) -> Callable[[Frame], dict[str, npt.NDArray[np.float32]]]:
     """From a frame to the graph's named inputs."""

@@ -120,7 +120,7 @@ def ablate(
     output: str | Path | None = None,
     settings: Settings | None = None,
     backend: str = "auto",
-    device: str = "CPU",
+    device: str = "auto",
     precision: Precision | None = None,
     threads: int | None = None,
     threshold: float | None = None,

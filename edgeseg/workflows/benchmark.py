@@ -69,7 +69,7 @@ def benchmark(
     bundle: str | Path,
     *,
     backend: str = "auto",
-    device: str = "CPU",
+    device: str = "auto",
     precision: Precision | None = None,
     threads: int | None = None,
     frame_hw_px: tuple[int, int] = (720, 1280),

@@ -9,8 +9,9 @@ import importlib.metadata
 import platform
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from edgeseg import __version__, synthetic
 from edgeseg._files import check_output
@@ -35,6 +36,7 @@ from edgeseg.bundle import (
 )
 from edgeseg.errors import CalibrationError, OutputError, UsageError
 from edgeseg.model import Model
+from edgeseg.plans import this_machine
 from edgeseg.preprocess import Preprocessor
 from edgeseg.report import render_report
 from edgeseg.settings import Settings
@@ -59,6 +61,10 @@ from edgeseg.workflows._source import BundleSource, CheckpointSource, Source
 from edgeseg.workflows._validate import Validation, measure_latencies, score_models
 from edgeseg.workflows._variants import Made, fp16_variants, fp32_variant, int8_variants
 from edgeseg.workflows.evaluate import score_cases, worst_case_pictures
+
+if TYPE_CHECKING:
+    from edgeseg.backends._tensorrt import CompileOptions
+    from edgeseg.workflows.compile import CompileReport
 
 __all__ = ["BuildReport", "build"]
 
@@ -89,6 +95,10 @@ class BuildReport:
     manifest: Manifest
     sizes_bytes: dict[str, int]
     """Size of each variant's file by the variant's name."""
+    built: bool = True
+    """Whether the bundle was written; False where one was compiled as it lay."""
+    plans: CompileReport | None = None
+    """Of TensorRT, where that was the backend."""
 
     def table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         """Columns and rows of the closing table: one row for each variant and backend."""
@@ -162,7 +172,7 @@ def build(
     roi: RoiSpec | None = None,
     settings: Settings = _AS_TRAINED,
     backend: str = "auto",
-    device: str = "CPU",
+    device: str = "auto",
     threads: int | None = None,
     method: str | None = None,
     quantizer: Literal["edgeseg", "modelopt"] = "edgeseg",
@@ -170,9 +180,15 @@ def build(
     exclude: Sequence[str] = (),
     with_pictures: bool = False,
     force: bool = False,
+    precision: Precision | None = None,
+    plan_options: CompileOptions | None = None,
+    rebuild: bool = False,
     progress: Progress = silent,
 ) -> BuildReport:
-    """Build a bundle.
+    """Build a bundle, and with ``backend="tensorrt"`` compile it for this machine's GPU.
+
+    A bundle that is given with nothing else than what TensorRT needs is compiled as it is, and not
+    written to (``edgeseg.workflows.compile``).
 
     Args:
         checkpoint: a checkpoint of a known family, or a bundle, whose FP32 graph is taken.
@@ -185,7 +201,8 @@ def build(
         classes: names; one for a one-class model, else one a channel, or all but the background.
         roi: region of interest of the source frames.
         settings: views and read-out to build in, instead of what the checkpoint says.
-        backend: with which to score and time: a name, or ``auto``.
+        backend: with which to score and time: a name, or ``auto``. ``tensorrt`` compiles plans;
+            scores and times of the bundle then come from what ``auto`` chooses on the CPU.
         device: on which.
         threads: CPU threads when timing; None: all.
         method: ``max``, ``entropy``, ``percentile`` or ``mse``; None for the quantiser's default.
@@ -195,6 +212,9 @@ def build(
         exclude: regular expressions; a Linear or Conv whose whole name matches is not quantised.
         with_pictures: put the worst validation cases into the report.
         force: replace an existing output.
+        precision: of the only plan to compile; None: the fastest that computes rightly.
+        plan_options: for TensorRT's compiler.
+        rebuild: compile plans again that were compiled, or rejected, before.
         progress: called with (stage, done, total).
 
     Raises:
@@ -203,8 +223,37 @@ def build(
         CalibrationError: no data, too little, or frames that are also in ``val``.
         ExportError: the graph does not equal the torch formulation.
         OutputError: the output exists (without ``force``) or cannot be written.
+        BackendError: and its subclasses: the backend is not there, or no plan passes.
     """
     checkpoint = Path(checkpoint)
+    tensorrt = backend == "tensorrt"
+    _check_plan_arguments(
+        tensorrt=tensorrt,
+        only_plans={
+            "--precision": precision is not None,
+            "the compiler's options": plan_options is not None,
+            "--rebuild": rebuild,
+        },
+    )
+    compiler = partial(
+        _compile,
+        device=device,
+        precision=precision,
+        options=plan_options,
+        rebuild=rebuild,
+        progress=progress,
+    )
+    if tensorrt:
+        # Before minutes are spent on the bundle: is there a GPU to compile for at all?
+        this_machine("GPU" if device.upper() == "AUTO" else device.upper())
+        untouched = not (int8 or fp16 or with_pictures or exclude) and settings == _AS_TRAINED
+        if (
+            untouched
+            and is_bundle(checkpoint)
+            and {output, data, val, imgsz, classes, roi} == {None}
+        ):
+            return compiler(_as_it_is(checkpoint))
+        backend = device = "auto"
     _check_arguments(
         int8=int8,
         data=data,
@@ -288,7 +337,7 @@ def build(
         seal(folder, manifest)
         provisional = read_bundle(folder)
         scores, latencies = _measure(
-            provisional, choice, EngineOptions(device, threads), validation, progress
+            provisional, choice, EngineOptions(choice.device, threads), validation, progress
         )
         manifest = dataclasses.replace(
             manifest,
@@ -297,16 +346,50 @@ def build(
             decisions=(*manifest.decisions, *_warnings(scores)),
         )
         pictures = (
-            _pictures(provisional, choice, device, validation)
-            if with_pictures and validation
-            else ()
+            _pictures(provisional, choice, validation) if with_pictures and validation else ()
         )
         (folder / REPORT_FILE).write_text(
             render_report(manifest, pictures, folder=folder), encoding="utf-8"
         )
         seal(folder, manifest)
         sizes = {v.name: _size_bytes(folder, v.file) for v in variants}
-    return BuildReport(path, read_bundle(path).manifest, sizes)
+    report = BuildReport(path, read_bundle(path).manifest, sizes)
+    return compiler(report) if tensorrt else report
+
+
+def _as_it_is(path: Path) -> BuildReport:
+    manifest = read_bundle(path).manifest
+    sizes = {v.name: _size_bytes(path, v.file) for v in manifest.variants}
+    return BuildReport(path, manifest, sizes, built=False)
+
+
+def _compile(
+    report: BuildReport,
+    *,
+    device: str,
+    precision: Precision | None,
+    options: CompileOptions | None,
+    rebuild: bool,
+    progress: Progress,
+) -> BuildReport:
+    """The report with the plans of its bundle."""
+    from edgeseg.workflows.compile import compile_plans
+
+    plans = compile_plans(
+        report.path,
+        device=device,
+        precision=precision,
+        options=options,
+        rebuild=rebuild,
+        progress=progress,
+    )
+    return dataclasses.replace(report, plans=plans)
+
+
+def _check_plan_arguments(*, tensorrt: bool, only_plans: dict[str, bool]) -> None:
+    for name, given in only_plans.items():
+        if given and not tensorrt:
+            raise UsageError(f"{name} only means something for plans: add --backend tensorrt")
 
 
 def _check_arguments(
@@ -414,10 +497,10 @@ def _warnings(scores: Sequence[ScoreRecord]) -> list[Decision]:
 
 
 def _pictures(
-    bundle: Bundle, choice: BackendChoice, device: str, validation: Validation
+    bundle: Bundle, choice: BackendChoice, validation: Validation
 ) -> list[tuple[str, bytes]]:
     """The worst validation cases of the built precision, as PNG with captions."""
-    with Model(bundle, bundle.manifest.precision, choice, EngineOptions(device)) as model:
+    with Model(bundle, bundle.manifest.precision, choice, EngineOptions(choice.device)) as model:
         results = score_cases(model, validation.cases)
         drawn = worst_case_pictures(model, results, WORST_CASES)
     return [(f"{r.case.id}: Dice {r.score.dice:.4f}", png) for r, png in drawn]

@@ -153,7 +153,7 @@ def evaluate(
     at: Resolution = "model",
     with_pictures: bool = False,
     backend: str = "auto",
-    device: str = "CPU",
+    device: str = "auto",
     precision: Precision | None = None,
     threads: int | None = None,
     threshold: float | None = None,

@@ -67,7 +67,7 @@ def run(
     settings: Settings = _AS_BUILT,
     force: bool = False,
     backend: str = "auto",
-    device: str = "CPU",
+    device: str = "auto",
     precision: Precision | None = None,
     threads: int | None = None,
     progress: Progress = silent,

@@ -150,7 +150,7 @@ def segment(
     settings: Settings = _AS_BUILT,
     force: bool = False,
     backend: str = "auto",
-    device: str = "CPU",
+    device: str = "auto",
     precision: Precision | None = None,
     threads: int | None = None,
     progress: Progress = silent,

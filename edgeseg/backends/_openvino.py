@@ -9,7 +9,15 @@ from typing import Any
 import numpy as np
 
 from edgeseg._optional import require
-from edgeseg.backends.base import Array, Engine, EngineInfo, EngineOptions, layout_of_rank
+from edgeseg.backends import _openvino_profile as profiling
+from edgeseg.backends.base import (
+    Array,
+    Engine,
+    EngineInfo,
+    EngineOptions,
+    LayerTime,
+    layout_of_rank,
+)
 from edgeseg.errors import BackendError, BackendUnavailableError
 from edgeseg.spec import DType, TensorSpec
 
@@ -64,10 +72,13 @@ class OpenVinoEngine(Engine):
         }
         if options.threads is not None and options.device == "CPU":
             config["INFERENCE_NUM_THREADS"] = options.threads
+        if options.profile:
+            config["PERF_COUNT"] = True
         try:
-            self._compiled = core.compile_model(
-                _cut(ov, core.read_model(str(path)), options), options.device, config
-            )
+            model = _cut(ov, core.read_model(str(path)), options)
+            if options.profile:
+                profiling.name_parts(model)
+            self._compiled = core.compile_model(model, options.device, config)
         except RuntimeError as error:
             raise BackendError(f"OpenVINO cannot compile {path}: {_first_line(error)}") from error
         parallel = 1
@@ -93,6 +104,7 @@ class OpenVinoEngine(Engine):
                 precision=precision,
             ),
             parallel,
+            profiled=options.profile,
         )
 
     def _infer(self, inputs: dict[str, Array]) -> dict[str, Array]:
@@ -103,6 +115,15 @@ class OpenVinoEngine(Engine):
                 spec.name: np.array(request.get_output_tensor(i).data)
                 for i, spec in enumerate(self.outputs)
             }
+        except RuntimeError as error:
+            raise BackendError(f"OpenVINO failed while running: {_first_line(error)}") from error
+        finally:
+            self._requests.put(request)
+
+    def _profile(self, inputs: dict[str, Array], rounds: int) -> tuple[LayerTime, ...]:
+        request = self._requests.get()
+        try:
+            return profiling.measure(self._compiled, request, inputs, rounds)
         except RuntimeError as error:
             raise BackendError(f"OpenVINO failed while running: {_first_line(error)}") from error
         finally:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from edgeseg.workflows import _linux, _probe
+from edgeseg.workflows import _doctor_jetson, _doctor_nvidia, _linux, _probe
 from edgeseg.workflows import doctor as doctor_module
 from edgeseg.workflows._probe import ProbeError, probe
 from edgeseg.workflows.doctor import Finding, doctor
@@ -79,18 +79,6 @@ def test_memory(tmp_path):
     root = lay(tmp_path, proc__meminfo="MemTotal:  2048 kB\nMemFree: 1 kB\nMemAvailable: 1024 kB\n")
     assert _linux.available_memory_bytes(root) == (2 << 20, 1 << 20)
     assert _linux.available_memory_bytes(tmp_path / "none") is None
-
-
-def test_jetson_is_recognised(tmp_path):
-    assert _linux.jetson(tmp_path) is None
-    lay(tmp_path / "pi", **{"proc__device-tree__model": "Raspberry Pi 5\0"})
-    assert _linux.jetson(tmp_path / "pi") is None
-    orin = lay(
-        tmp_path / "orin",
-        **{"proc__device-tree__model": "NVIDIA Jetson AGX Orin Developer Kit\0"},
-        etc__nv_tegra_release="# R36 (release), REVISION: 4.3, GCID: 38968081, BOARD: generic\n",
-    )
-    assert _linux.jetson(orin) == "NVIDIA Jetson AGX Orin Developer Kit, L4T 36.4.3"
 
 
 def test_intel_graphics(tmp_path):
@@ -169,13 +157,16 @@ def test_nothing_can_stop_it(monkeypatch):
 
     for module, name in (
         (doctor_module, "probe"),
-        (doctor_module, "_version"),
-        (doctor_module, "_output"),
+        (doctor_module, "package_version"),
+        (doctor_module, "output_of"),
+        (_doctor_nvidia, "probe"),
+        (_doctor_nvidia, "package_version"),
+        (_doctor_nvidia, "cache_root"),
+        (_doctor_jetson, "read_jetson"),
         (doctor_module.shutil, "which"),
         (_linux, "cpu_features"),
         (_linux, "usable_cores"),
         (_linux, "available_memory_bytes"),
-        (_linux, "jetson"),
     ):
         monkeypatch.setattr(module, name, fail)
     findings = doctor()
@@ -186,7 +177,8 @@ def test_nothing_can_stop_it(monkeypatch):
 
 def versions(monkeypatch, **known: str) -> None:
     table = {name.replace("_", "-"): version for name, version in known.items()}
-    monkeypatch.setattr(doctor_module, "_version", table.get)
+    monkeypatch.setattr(doctor_module, "package_version", table.get)
+    monkeypatch.setattr(_doctor_nvidia, "package_version", table.get)
 
 
 def test_clashing_wheels_are_named(monkeypatch):
@@ -232,23 +224,6 @@ def test_the_native_library_comes_with_its_command(monkeypatch):
     assert "not here" in finding.detail and "pip install" in finding.mend
 
 
-def test_cuda_kernels_say_what_they_were_built_for(monkeypatch):
-    answer = {"architectures": ["sm_87", "sm_90"], "path": "/x.so", "unavailable": "no device"}
-    monkeypatch.setattr(doctor_module, "probe", lambda name: answer)
-    finding = doctor_module._cuda_kernels()
-    assert finding.status == "missing"
-    assert "sm_87, sm_90" in finding.detail and "no device" in finding.detail
-    answer["unavailable"] = None
-    assert doctor_module._cuda_kernels().status == "ok"
-
-    def absent(name):
-        raise ProbeError("edgeseg.errors.NativeLibraryError: it is not here")
-
-    monkeypatch.setattr(doctor_module, "probe", absent)
-    finding = doctor_module._cuda_kernels()
-    assert finding.status == "missing" and "EDGESEG_CUDA=ON" in finding.mend
-
-
 def test_a_quota_below_the_visible_cores_asks_for_threads(monkeypatch):
     monkeypatch.setattr(_linux, "usable_cores", lambda: 16)
     monkeypatch.setattr(_linux, "cpu_quota", lambda: 2.5)
@@ -265,24 +240,6 @@ def test_a_processor_without_int8_products_is_a_warning(monkeypatch):
     ):
         monkeypatch.setattr(_linux, "cpu_features", lambda flags=flags: frozenset(flags))
         assert doctor_module._cpu().status == status
-
-
-def test_an_nvidia_device_is_described(monkeypatch):
-    ask = doctor_module.probe
-
-    def cuda(name):
-        if name == "cuda":
-            device = {"name": "NVIDIA Orin", "capability": "8.7"}
-            return {"version": "12.6", "devices": [device]}
-        if name == "tensorrt":
-            return {"version": "10.3.0"}
-        return ask(name)
-
-    monkeypatch.setattr(doctor_module, "probe", cuda)
-    found = by_name(doctor())
-    assert found["NVIDIA GPU"].status == "ok"
-    assert "NVIDIA Orin (compute capability 8.7)" in found["NVIDIA GPU"].detail
-    assert found["TensorRT"] == Finding("TensorRT", "ok", "10.3.0")
 
 
 def test_the_verb_shows_the_commands_whole(monkeypatch, capsys):

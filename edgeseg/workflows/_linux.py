@@ -11,7 +11,6 @@ __all__ = [
     "cpu_features",
     "cpu_quota",
     "intel_render_devices",
-    "jetson",
     "memory_limit_bytes",
     "usable_cores",
 ]
@@ -71,18 +70,6 @@ def memory_limit_bytes(root: Path = ROOT) -> int | None:
             if text.isdecimal() and int(text) < _NO_LIMIT_BYTES:
                 limits.append(int(text))
     return min(limits, default=None)
-
-
-def jetson(root: Path = ROOT) -> str | None:
-    """Name and Linux for Tegra release of a Jetson, or None for another machine."""
-    model = _read(root / "proc/device-tree/model").strip("\0\n ")
-    release = re.search(
-        r"# R(\d+) \(release\), REVISION: ([\d.]+)", _read(root / "etc/nv_tegra_release")
-    )
-    if release is None and "jetson" not in model.lower():
-        return None
-    name = model or "NVIDIA Jetson"
-    return f"{name}, L4T {release[1]}.{release[2]}" if release else name
 
 
 def intel_render_devices(root: Path = ROOT) -> tuple[str, ...]:

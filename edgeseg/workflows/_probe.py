@@ -120,7 +120,15 @@ def _av() -> dict[str, Any]:
 def _tensorrt() -> dict[str, Any]:
     import tensorrt
 
-    return {"version": tensorrt.__version__}
+    from edgeseg.backends._tensorrt.library import check_version
+    from edgeseg.errors import BackendUnavailableError
+
+    version, refused = str(tensorrt.__version__), None
+    try:
+        check_version(version)
+    except BackendUnavailableError as error:
+        refused = str(error)
+    return {"version": version, "refused": refused}
 
 
 def _cuda() -> dict[str, Any]:

@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import platform
-import re
 import shutil
-import subprocess
 import sys
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from edgeseg import __version__
 from edgeseg._machine import cpu_name
-from edgeseg.workflows import _linux
+from edgeseg.workflows import _doctor_nvidia, _linux
+from edgeseg.workflows._findings import Finding, absent, output_of, package_version
 from edgeseg.workflows._probe import ProbeError, probe
 
 __all__ = ["Finding", "doctor"]
-
-Status = Literal["ok", "missing", "warning"]
 
 _X86_FEATURES = {
     "avx2": "AVX2",
@@ -54,18 +48,6 @@ _OPENCV_WHEELS = (
 )
 _OLDEST_PYTHON, _NEWEST_PYTHON = (3, 10), (3, 12)
 _LITTLE_MEMORY_BYTES = 2 << 30
-_NO_GPU = "needs an NVIDIA GPU, and this machine shows none"
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One line of the examination."""
-
-    name: str
-    status: Status
-    detail: str
-    mend: str = ""
-    """A command, or what else to do; empty where all is well."""
 
 
 def doctor() -> list[Finding]:
@@ -88,12 +70,7 @@ def doctor() -> list[Finding]:
         ("export", _export),
         ("ModelOpt", _modelopt),
         ("volumes", _volumes),
-        ("Jetson", _jetson),
-        ("NVIDIA GPU", _cuda),
-        ("TensorRT", _tensorrt),
-        ("CUDA kernels", _cuda_kernels),
-        ("CUDA compiler", _nvcc),
-        ("Triton", _triton),
+        *_doctor_nvidia.checks(),
         ("C++ compiler", _compiler),
     ]
     with ThreadPoolExecutor(max_workers=4) as pool:
@@ -188,8 +165,8 @@ def _kernels() -> Finding:
 
 
 def _openvino() -> Finding:
-    if _version("openvino") is None:
-        return _absent("OpenVINO", "pip install 'openvino>=2024.4'")
+    if package_version("openvino") is None:
+        return absent("OpenVINO", "pip install 'openvino>=2024.4'")
     found = _ask("openvino", "pip install --force-reinstall openvino")
     if isinstance(found, Finding):
         return _named(found, "OpenVINO")
@@ -216,7 +193,7 @@ def _onnxruntime() -> Finding:
             f"pip uninstall -y {' '.join(wheels)} && pip install 'edgeseg[onnxruntime]'",
         )
     if not wheels:
-        return _absent("ONNX Runtime", "pip install 'edgeseg[onnxruntime]'")
+        return absent("ONNX Runtime", "pip install 'edgeseg[onnxruntime]'")
     found = _ask("onnxruntime", f"pip install --force-reinstall {wheels[0]}")
     if isinstance(found, Finding):
         return _named(found, "ONNX Runtime")
@@ -241,8 +218,8 @@ def _opencv() -> Finding:
 
 
 def _av() -> Finding:
-    if _version("av") is None:
-        return _absent("PyAV", "pip install 'av>=12'")
+    if package_version("av") is None:
+        return absent("PyAV", "pip install 'av>=17'")
     found = _ask("av", "pip install --force-reinstall av")
     if isinstance(found, Finding):
         return _named(found, "PyAV")
@@ -275,99 +252,11 @@ def _volumes() -> Finding:
 
 
 def _packages(name: str, needed: Iterable[str], mend: str, purpose: str) -> Finding:
-    versions = {package: _version(package) for package in needed}
-    absent = [package for package, version in versions.items() if version is None]
-    if absent:
-        return Finding(name, "missing", f"{', '.join(absent)}: needed {purpose}", mend)
+    versions = {package: package_version(package) for package in needed}
+    lacking = [package for package, version in versions.items() if version is None]
+    if lacking:
+        return Finding(name, "missing", f"{', '.join(lacking)}: needed {purpose}", mend)
     return Finding(name, "ok", ", ".join(f"{k} {v}" for k, v in versions.items()))
-
-
-def _jetson() -> Finding:
-    name = _linux.jetson()
-    return Finding("Jetson", "ok", name or "this machine is none")
-
-
-def _cuda() -> Finding:
-    try:
-        found = probe("cuda")
-    except ProbeError as error:
-        if not _has_nvidia_hardware():
-            return Finding("NVIDIA GPU", "missing", "none found", "only needed for TensorRT")
-        return Finding(
-            "NVIDIA GPU",
-            "missing",
-            f"there is one, but its driver does not answer: {error}",
-            "sudo apt-get install nvidia-driver  (in a container: docker run --gpus all)",
-        )
-    devices = [f"{d['name']} (compute capability {d['capability']})" for d in found["devices"]]
-    detail = f"driver for CUDA {found['version']}: {', '.join(devices) or 'no device visible'}"
-    if devices:
-        return Finding("NVIDIA GPU", "ok", detail)
-    return Finding("NVIDIA GPU", "missing", detail, "unset CUDA_VISIBLE_DEVICES")
-
-
-def _has_nvidia_hardware() -> bool:
-    nvidia = "0x10de"
-    vendors = Path("/sys/bus/pci/devices").glob("*/vendor")
-    return _linux.jetson() is not None or any(
-        path.read_text().strip() == nvidia for path in vendors
-    )
-
-
-def _tensorrt() -> Finding:
-    mend = "pip install 'edgeseg[tensorrt]'"
-    if _linux.jetson() is not None:
-        mend = "sudo apt-get install python3-libnvinfer, then a venv with --system-site-packages"
-    try:
-        found = probe("tensorrt")
-    except ProbeError as error:
-        if "No module named 'tensorrt'" not in str(error):
-            return Finding("TensorRT", "warning", str(error), mend)
-        if not _has_nvidia_hardware():
-            return Finding("TensorRT", "missing", _NO_GPU, f"on a machine that has one: {mend}")
-        return _absent("TensorRT", mend)
-    return Finding("TensorRT", "ok", str(found["version"]))
-
-
-def _cuda_kernels() -> Finding:
-    try:
-        found = probe("cuda_kernels")
-    except ProbeError as error:
-        return Finding(
-            "CUDA kernels",
-            "missing",
-            str(error),
-            "only for device memory: pip install . -C cmake.define.EDGESEG_CUDA=ON  in a checkout",
-        )
-    built = f"for {', '.join(found['architectures'])}; {found['path']}"
-    if found["unavailable"] is not None:
-        return Finding("CUDA kernels", "missing", f"built {built}; {found['unavailable']}", _NO_GPU)
-    return Finding("CUDA kernels", "ok", built)
-
-
-def _nvcc() -> Finding:
-    compiler = shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
-    if compiler is None:
-        return Finding(
-            "CUDA compiler",
-            "missing",
-            "nvcc is not installed; only needed to compile the CUDA kernels",
-            "sudo apt-get install nvidia-cuda-toolkit",
-        )
-    release = re.search(r"release ([\d.]+)", _output(compiler, "--version"))
-    return Finding("CUDA compiler", "ok", f"{compiler} {release[1] if release else ''}".strip())
-
-
-def _triton() -> Finding:
-    version = _version("triton")
-    if version is None:
-        return Finding(
-            "Triton",
-            "missing",
-            "only needed for kernels inside PyTorch",
-            "pip install triton",
-        )
-    return Finding("Triton", "ok", version)
 
 
 def _compiler() -> Finding:
@@ -379,7 +268,7 @@ def _compiler() -> Finding:
             "only needed to install edgeseg from source",
             "sudo apt-get install g++",
         )
-    first = _output(compiler, "--version").splitlines()[:1]
+    first = output_of(compiler, "--version").splitlines()[:1]
     return Finding("C++ compiler", "ok", " ".join([compiler, *first]))
 
 
@@ -394,21 +283,5 @@ def _named(finding: Finding, name: str) -> Finding:
     return Finding(name, finding.status, finding.detail, finding.mend)
 
 
-def _absent(name: str, mend: str) -> Finding:
-    return Finding(name, "missing", "not installed", mend)
-
-
-def _version(package: str) -> str | None:
-    try:
-        return importlib.metadata.version(package)
-    except importlib.metadata.PackageNotFoundError:
-        return None
-
-
 def _installed(packages: Iterable[str]) -> list[str]:
-    return [package for package in packages if _version(package) is not None]
-
-
-def _output(*command: str) -> str:
-    done = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
-    return done.stdout
+    return [package for package in packages if package_version(package) is not None]

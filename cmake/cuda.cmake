@@ -102,7 +102,7 @@ message(STATUS "edgeseg: CUDA kernels for ${architectures}, by ${CMAKE_CUDA_COMP
 
 string(REPLACE ";" " " architecture_names "${architectures}")
 add_library(edgeseg_cuda SHARED
-  "${KERNELS}/cuda/abi.cu" "${KERNELS}/cuda/blend.cu" "${KERNELS}/cuda/fuse.cu"
+  "${KERNELS}/cuda/abi.cu" "${KERNELS}/cuda/blend.cu" "${KERNELS}/cuda/decide.cu" "${KERNELS}/cuda/fuse.cu"
   "${KERNELS}/cuda/resize.cu" "${KERNELS}/cuda/smooth.cu")
 target_include_directories(edgeseg_cuda PRIVATE
   "${KERNELS}/include" "${KERNELS}/src" "${KERNELS}/cuda")

@@ -6,10 +6,8 @@ same function that nvcc compiles for the device (``kernels/cuda/portable.cuh``).
 
 from __future__ import annotations
 
-import ctypes
 import functools
 import importlib.util
-import mmap
 import os
 import re
 import shutil
@@ -24,6 +22,7 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 from cuda_host import COMPILER, KERNELS, REPOSITORY, compile_shared, needs_compiler
+from guarded_memory import Memory, Strided, unwritten
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
@@ -48,66 +47,6 @@ TOLERANCE = 1e-5
 """Largest difference of probabilities from the float64 reference."""
 
 Array = npt.NDArray[Any]
-
-
-class Memory:
-    """An array that stands for one in device memory.
-
-    It ends where readable memory ends, or so close before that its start is aligned to 16 bytes;
-    what lies around it must not change.
-    """
-
-    def __init__(self, values: Array, *, aligned: bool = True) -> None:
-        values = np.asarray(values)
-        page = mmap.PAGESIZE
-        self._pages = -(-(values.nbytes + 64) // page) + 1
-        self._map = mmap.mmap(-1, self._pages * page)
-        self._bytes = np.frombuffer(self._map, np.uint8)
-        self._protect(0)
-        self._bytes[: (self._pages - 1) * page] = 0xA5
-        self._begin = (self._pages - 1) * page - values.nbytes
-        if aligned:
-            self._begin -= self._begin % 16
-        self._end = self._begin + values.nbytes
-        inside = self._bytes[self._begin : self._end]
-        self.array: Array = inside.view(values.dtype).reshape(values.shape)
-        self.array[...] = values
-
-    def __del__(self) -> None:
-        self._protect(mmap.PROT_READ | mmap.PROT_WRITE)
-
-    def _protect(self, rights: int) -> None:
-        guard = self._bytes.ctypes.data + (self._pages - 1) * mmap.PAGESIZE
-        status = ctypes.CDLL(None).mprotect(ctypes.c_void_p(guard), mmap.PAGESIZE, rights)
-        assert status == 0
-
-    @property
-    def __cuda_array_interface__(self) -> dict[str, Any]:
-        return dict(self.array.__array_interface__)
-
-    def checked(self) -> Array:
-        """The array, if nothing around it was written."""
-        end = (self._pages - 1) * mmap.PAGESIZE
-        assert (self._bytes[: self._begin] == 0xA5).all()
-        assert (self._bytes[self._end : end] == 0xA5).all()
-        return self.array
-
-
-class Strided:
-    """A numpy array as it is, strides included."""
-
-    def __init__(self, array: Array) -> None:
-        self._array = array
-
-    @property
-    def __cuda_array_interface__(self) -> dict[str, Any]:
-        return dict(self._array.__array_interface__)
-
-
-def unwritten(shape: tuple[int, ...], dtype: npt.DTypeLike, *, aligned: bool = True) -> Memory:
-    """An output whose every element must be written: it is full of NaN, or of 0xEE."""
-    filler = np.nan if np.dtype(dtype).kind == "f" else 0xEE
-    return Memory(np.full(shape, filler, dtype), aligned=aligned)
 
 
 def agree(mask: Array, wanted: Array, probability: Array, threshold: float) -> None:
@@ -423,7 +362,10 @@ def test_the_benchmarks_checks_pass_on_the_host(host: CudaLibrary) -> None:
 
 @needs_compiler
 def test_quick_taps_equal_the_exact_ones(tmp_path: Path) -> None:
-    """Samples are the same, and shares within the rounding of float, for many pairs of sizes."""
+    """Samples are the same, and shares within the rounding of float, for many pairs of sizes.
+
+    Of half-pixel centres, and of corners laid onto each other.
+    """
     source = tmp_path / "taps.cc"
     source.write_text(
         """
@@ -434,17 +376,28 @@ def test_quick_taps_equal_the_exact_ones(tmp_path: Path) -> None:
         int main() {
             const int large[] = {511, 512, 1000, 4095, 16384, 32768, 65534, 65535};
             unsigned long checked = 0;
+            // index * (in - 1) / (out - 1) in whole numbers.
+            const auto corner = [](int in, int out, int i) {
+                const long long steps = out > 1 ? out - 1 : 1;
+                const long long numerator = (long long)(i) * (in - 1);
+                const int first = int(numerator / steps);
+                const long long rest = first >= in - 1 ? 0 : numerator % steps;
+                const float far = float(double(rest) / double(steps));
+                return Taps{first, first + (rest != 0), 1.0f - far, far};
+            };
             const auto check = [&](int in, int out) {
                 const cuda::TapScale scale = cuda::make_tap_scale(in, out);
+                const cuda::TapScale corners = cuda::make_corner_scale(in, out);
                 const int step = out > 3000 ? 7 : 1;
                 for (int i = 0; i < out; i += i < 40 || i > out - 40 ? 1 : step) {
-                    const Taps exact = make_taps(in, out, false, i);
-                    const cuda::Between quick = cuda::quick_taps(in, out, scale, i);
-                    const bool same = quick.base == exact.first &&
-                                      quick.base + quick.step == exact.second &&
-                                      std::abs(quick.far - exact.far) <= 1.2e-7f &&
-                                      std::abs(1.0f - quick.far - exact.near) <= 1.2e-7f;
-                    if (!same) {
+                    const auto same = [](const Taps& exact, const cuda::Between& quick) {
+                        return quick.base == exact.first &&
+                               quick.base + quick.step == exact.second &&
+                               std::abs(quick.far - exact.far) <= 1.2e-7f &&
+                               std::abs(1.0f - quick.far - exact.near) <= 1.2e-7f;
+                    };
+                    if (!same(make_taps(in, out, false, i), cuda::quick_taps(in, out, scale, i)) ||
+                        !same(corner(in, out, i), cuda::quick_corner_taps(in, out, corners, i))) {
                         std::printf("in %d out %d index %d\\n", in, out, i);
                         return false;
                     }

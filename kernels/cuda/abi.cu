@@ -42,7 +42,8 @@ int edgeseg_cuda_device_count(int* count) {
 
 int edgeseg_cuda_prepare(void) {
     int (*const steps[])() = {edgeseg::cuda::prepare_fuse, edgeseg::cuda::prepare_smooth,
-                              edgeseg::cuda::prepare_blend, edgeseg::cuda::prepare_resize};
+                              edgeseg::cuda::prepare_blend, edgeseg::cuda::prepare_resize,
+                              edgeseg::cuda::prepare_decide};
     for (const auto step : steps) {
         const int status = step();
         if (status != EDGESEG_OK) return status;

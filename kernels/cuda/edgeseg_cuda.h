@@ -64,6 +64,28 @@ EDGESEG_API int edgeseg_cuda_blend_overlay(const edgeseg_canvas* frame, const ui
                                            int32_t classes, int32_t alpha, int32_t outline_px,
                                            void* stream);
 
+/* Decides the mask from the logits or probabilities of one view.
+ *
+ * planes: channels (1 to EDGESEG_MAX_CHANNELS) x height x width of `dtype` (edgeseg_dtype),
+ * contiguous, sides up to EDGESEG_MAX_SIDE. They are resampled bilinearly to the window of the
+ * mask: half-pixel centres and edges replicated, or with `align_corners` other than 0 the corners'
+ * centres laid onto each other. A sample of weight 0 takes no part. mask: mask_height x mask_width,
+ * sides up to EDGESEG_MAX_SIDE, rows `mask_stride` bytes apart (it may be negative; rows must not
+ * overlap); all of it is written. The window, which lies within it, gets 1 where value > *level for
+ * one channel; for more the channel of the largest value, the lower one at a tie, where NaN in
+ * channel 0 wins and in another loses. The rest gets 0. level: read when the kernel runs; NULL with
+ * more than one channel. counts: max(channels, 2) numbers of the window's pixels that got each
+ * index, set and not added; NULL: not wanted.
+ *
+ * Everything but level, planes, mask and counts, which lie on the device, is passed by value. */
+EDGESEG_API int edgeseg_cuda_decide_mask(const void* planes, int32_t dtype, int32_t channels,
+                                         int32_t width, int32_t height, uint8_t* mask,
+                                         ptrdiff_t mask_stride, int32_t mask_width,
+                                         int32_t mask_height, int32_t window_x, int32_t window_y,
+                                         int32_t window_width, int32_t window_height,
+                                         int32_t align_corners, const float* level,
+                                         uint32_t* counts, void* stream);
+
 /* What edgeseg_resize_normalize_views needs for frames of one size: tables and the 8-bit rows
  * between the two passes, on the current device. Runs of one plan must not overlap. */
 typedef struct edgeseg_cuda_resize edgeseg_cuda_resize;

@@ -3,6 +3,11 @@
 //
 // A kernel is a struct with `Params` (passed by value), `kThreads` (of a block, along x) and
 // `run(params, position)`, the work of one thread. Threads do not talk to each other.
+//
+// Where the threads of a block do have something in common, the struct has `Shared` too, which
+// nobody initialises, and three steps with a barrier between them: `begin(params, shared, thread)`,
+// `run(params, position, shared)` and `end(params, shared, thread)`. Every thread of a block does
+// all of them. Such kernels are started by launch_blocks.
 #ifndef EDGESEG_CUDA_PORTABLE_CUH
 #define EDGESEG_CUDA_PORTABLE_CUH
 
@@ -23,6 +28,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <memory>
+#include <type_traits>
 #define EDGESEG_DEVICE inline
 #endif
 
@@ -63,28 +69,107 @@ inline int status_of(cudaError_t error) {
 }
 
 template <typename Kernel>
+EDGESEG_DEVICE Position position() {
+    return {static_cast<int64_t>(blockIdx.x) * Kernel::kThreads + threadIdx.x,
+            static_cast<int32_t>(blockIdx.y), static_cast<int32_t>(blockIdx.z)};
+}
+
+template <typename Kernel>
 __global__ void __launch_bounds__(Kernel::kThreads)
     entry(const __grid_constant__ typename Kernel::Params params) {
-    Kernel::run(params, {static_cast<int64_t>(blockIdx.x) * Kernel::kThreads + threadIdx.x,
-                         static_cast<int32_t>(blockIdx.y), static_cast<int32_t>(blockIdx.z)});
+    Kernel::run(params, position<Kernel>());
+}
+
+template <typename Kernel>
+__global__ void __launch_bounds__(Kernel::kThreads)
+    block_entry(const __grid_constant__ typename Kernel::Params params) {
+    static_assert(Kernel::kThreads % 32 == 0, "warps are whole");
+    __shared__ typename Kernel::Shared shared;
+    Kernel::begin(params, shared, static_cast<int32_t>(threadIdx.x));
+    __syncthreads();
+    Kernel::run(params, position<Kernel>(), shared);
+    __syncthreads();
+    Kernel::end(params, shared, static_cast<int32_t>(threadIdx.x));
+}
+
+template <typename Kernel>
+int launch_entry(const void* function, const typename Kernel::Params& params, const Extent& extent,
+                 void* stream) {
+    const dim3 grid(static_cast<unsigned>(ceil_div(extent.x, Kernel::kThreads)), extent.y,
+                    extent.z);
+    void* arguments[] = {const_cast<typename Kernel::Params*>(&params)};
+    return status_of(cudaLaunchKernel(function, grid, dim3(Kernel::kThreads), arguments, 0,
+                                      static_cast<cudaStream_t>(stream)));
 }
 
 template <typename Kernel>
 int launch(const typename Kernel::Params& params, const Extent& extent, void* stream) {
-    const dim3 grid(static_cast<unsigned>(ceil_div(extent.x, Kernel::kThreads)), extent.y,
-                    extent.z);
-    void* arguments[] = {const_cast<typename Kernel::Params*>(&params)};
-    return status_of(cudaLaunchKernel(reinterpret_cast<const void*>(entry<Kernel>), grid,
-                                      dim3(Kernel::kThreads), arguments, 0,
-                                      static_cast<cudaStream_t>(stream)));
+    return launch_entry<Kernel>(reinterpret_cast<const void*>(entry<Kernel>), params, extent,
+                                stream);
+}
+
+template <typename Kernel>
+int launch_blocks(const typename Kernel::Params& params, const Extent& extent, void* stream) {
+    return launch_entry<Kernel>(reinterpret_cast<const void*>(block_entry<Kernel>), params, extent,
+                                stream);
+}
+
+inline int load_entry(const void* function) {
+    cudaFuncAttributes attributes;
+    return status_of(cudaFuncGetAttributes(&attributes, function));
 }
 
 // Loads a kernel's code onto the current device.
 template <typename Kernel>
 int load() {
-    cudaFuncAttributes attributes;
-    return status_of(
-        cudaFuncGetAttributes(&attributes, reinterpret_cast<const void*>(entry<Kernel>)));
+    return load_entry(reinterpret_cast<const void*>(entry<Kernel>));
+}
+
+template <typename Kernel>
+int load_blocks() {
+    return load_entry(reinterpret_cast<const void*>(block_entry<Kernel>));
+}
+
+// Adds to a counter in memory that others add to as well.
+EDGESEG_DEVICE void add_to(uint32_t* counter, uint32_t value) { atomicAdd(counter, value); }
+
+EDGESEG_DEVICE uint32_t warp_sum(uint32_t value) {
+#if __CUDA_ARCH__ >= 800
+    return __reduce_add_sync(0xffffffffu, value);
+#else
+    for (int distance = 16; distance > 0; distance /= 2) {
+        value += __shfl_xor_sync(0xffffffffu, value, distance);
+    }
+    return value;
+#endif
+}
+
+// Adds `value` to `counters[index]`, which the block shares. All threads of a warp must call it
+// together: where they mean the same counter, as they mostly do, one of them adds for all.
+EDGESEG_DEVICE void add_together(uint32_t* counters, uint32_t index, uint32_t value) {
+    const unsigned adding = __ballot_sync(0xffffffffu, value != 0);
+    if (adding == 0) return;
+    const int first = __ffs(static_cast<int>(adding)) - 1;
+    const uint32_t common = __shfl_sync(0xffffffffu, index, first);
+    if (__all_sync(0xffffffffu, value == 0 || index == common)) {
+        const uint32_t sum = warp_sum(value);
+        if (static_cast<int>(threadIdx.x % 32) == first) atomicAdd(counters + common, sum);
+    } else if (value != 0) {
+        atomicAdd(counters + index, value);
+    }
+}
+
+// The same value, of which the compiler knows nothing: what is made from it inside a loop is made
+// there, and not kept in registers for the whole of it.
+EDGESEG_DEVICE int32_t forget(int32_t value) {
+    asm volatile("" : "+r"(value));
+    return value;
+}
+
+EDGESEG_DEVICE uint32_t count_bits(uint32_t word) { return static_cast<uint32_t>(__popc(word)); }
+
+inline int fill_zero(void* memory, size_t bytes, void* stream) {
+    return status_of(cudaMemsetAsync(memory, 0, bytes, static_cast<cudaStream_t>(stream)));
 }
 
 // Data that is read once: it should not push out what others read again.
@@ -165,6 +250,57 @@ int load() {
     return EDGESEG_OK;
 }
 
+// What the threads share lies on the heap as well and is full of garbage, as on a device.
+template <typename Kernel>
+int launch_blocks(const typename Kernel::Params& params, const Extent& extent, void*) {
+    using Shared = typename Kernel::Shared;
+    static_assert(std::is_trivial<Shared>::value, "nobody initialises it");
+    const auto copy = std::make_unique<typename Kernel::Params>(params);
+    const auto shared = std::make_unique<Shared>();
+    const int64_t blocks = ceil_div(extent.x, Kernel::kThreads);
+    for (int32_t z = extent.z - 1; z >= 0; --z) {
+        for (int32_t y = extent.y - 1; y >= 0; --y) {
+            for (int64_t block = blocks - 1; block >= 0; --block) {
+                std::memset(static_cast<void*>(shared.get()), 0xa5, sizeof(Shared));
+                for (int32_t thread = Kernel::kThreads - 1; thread >= 0; --thread) {
+                    Kernel::begin(*copy, *shared, thread);
+                }
+                for (int32_t thread = Kernel::kThreads - 1; thread >= 0; --thread) {
+                    Kernel::run(*copy, {block * Kernel::kThreads + thread, y, z}, *shared);
+                }
+                for (int32_t thread = Kernel::kThreads - 1; thread >= 0; --thread) {
+                    Kernel::end(*copy, *shared, thread);
+                }
+            }
+        }
+    }
+    return EDGESEG_OK;
+}
+
+template <typename Kernel>
+int load_blocks() {
+    return EDGESEG_OK;
+}
+
+EDGESEG_DEVICE void add_to(uint32_t* counter, uint32_t value) { *counter += value; }
+
+EDGESEG_DEVICE void add_together(uint32_t* counters, uint32_t index, uint32_t value) {
+    if (value != 0) counters[index] += value;
+}
+
+EDGESEG_DEVICE int32_t forget(int32_t value) { return value; }
+
+EDGESEG_DEVICE uint32_t count_bits(uint32_t word) {
+    uint32_t count = 0;
+    for (; word != 0; word &= word - 1) ++count;
+    return count;
+}
+
+inline int fill_zero(void* memory, size_t bytes, void*) {
+    std::memset(memory, 0, bytes);
+    return EDGESEG_OK;
+}
+
 template <int N>
 EDGESEG_DEVICE Pack<N> load_once(const float* source) {
     return *reinterpret_cast<const Pack<N>*>(source);
@@ -221,6 +357,7 @@ inline int upload(void* target, const void* source, size_t bytes) {
 int prepare_fuse();
 int prepare_smooth();
 int prepare_blend();
+int prepare_decide();
 int prepare_resize();
 
 }  // namespace cuda

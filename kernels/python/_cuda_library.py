@@ -156,6 +156,7 @@ def _open(path: Path) -> ctypes.CDLL:
             "edgeseg_cuda_fuse_views",
             "edgeseg_cuda_smooth_z",
             "edgeseg_cuda_blend_overlay",
+            "edgeseg_cuda_decide_mask",
             "edgeseg_cuda_resize_create",
             "edgeseg_cuda_resize_destroy",
             "edgeseg_cuda_resize_run",

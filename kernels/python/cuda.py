@@ -11,22 +11,25 @@ given, and return as soon as the work is enqueued. Neither torch nor cuda-bindin
 
 Every call but ``prepare`` and the making of a ``ResizePlan`` can be captured in a CUDA graph. The
 graph keeps addresses, shapes, weights and colours; what lies in device memory, the settings of
-the fusion and the threshold of ``smooth_z`` among them, is read anew at each replay. Arrays must
-stay alive until the work is done, and must be ready on ``stream``, whose device is the current
-one. ``stream`` is a ``cudaStream_t`` as an integer; 0 is the default stream.
+the fusion, the threshold of ``smooth_z`` and the level of ``decide_mask`` among them, is read
+anew at each replay. Arrays must stay alive until the work is done, and must be ready on
+``stream``, whose device is the current one. ``stream`` is a ``cudaStream_t`` as an integer; 0 is
+the default stream.
 """
 
 from __future__ import annotations
 
 from edgeseg.errors import BackendUnavailableError, NativeLibraryError
 from edgeseg.kernels._cuda_blend import blend_overlay
-from edgeseg.kernels._cuda_fuse import DeviceView, fuse_views, fusion_settings
+from edgeseg.kernels._cuda_decide import decide_mask
+from edgeseg.kernels._cuda_fuse import SETTINGS_BYTES, DeviceView, fuse_views, fusion_settings
 from edgeseg.kernels._cuda_library import CudaLibrary, CudaLibraryInfo, library
 from edgeseg.kernels._cuda_resize import ResizePlan, resize_plan
 from edgeseg.kernels._cuda_smooth import smooth_z
 from edgeseg.kernels._device_array import DeviceArray, DevicePointer
 
 __all__ = [
+    "SETTINGS_BYTES",
     "CudaLibraryInfo",
     "DeviceArray",
     "DevicePointer",
@@ -34,6 +37,7 @@ __all__ = [
     "ResizePlan",
     "available",
     "blend_overlay",
+    "decide_mask",
     "fuse_views",
     "fusion_settings",
     "library_info",

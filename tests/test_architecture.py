@@ -42,6 +42,7 @@ HOMES = {
     "openvino": ("edgeseg.backends", "edgeseg.bench", PROBE),
     "onnxruntime": ("edgeseg.backends", "edgeseg.bench", PROBE),
     "tensorrt": (PROBE,),
+    "cuda": ("edgeseg.gpu",),
     "triton": (TRITON_DOOR, "edgeseg.bench"),
     "av": ("edgeseg.video", PROBE),
     "nibabel": ("edgeseg.volume",),
@@ -227,9 +228,11 @@ def test_the_lowest_layer_needs_the_standard_library_and_numpy_alone():
             assert not outside, f"{name} imports {outside}"
 
 
-def test_layer_one_adds_opencv_alone():
-    allowed = {*sys.stdlib_module_names, "numpy", "cv2", "edgeseg"}
+def test_layer_one_adds_opencv_and_the_bindings_of_cuda():
     for name in modules():
+        allowed = {*sys.stdlib_module_names, "numpy", "cv2", "edgeseg"}
+        if unit(name) == "gpu":
+            allowed.add("cuda")
         if layers().get(unit(name)) == 1 and not behind_the_door(name):
             outside = {found.module.partition(".")[0] for found in imports_of(name)} - allowed
             assert not outside, f"{name} imports {outside}"

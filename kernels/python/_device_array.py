@@ -75,7 +75,7 @@ class Block:
 def read_array(
     name: str,
     array: DeviceArray,
-    dtypes: Sequence[npt.DTypeLike],
+    dtypes: Sequence[npt.DTypeLike] | None,
     *,
     contiguous: bool = True,
     writeable: bool = False,
@@ -85,7 +85,7 @@ def read_array(
     Args:
         name: of the argument, for messages.
         array: anything with ``__cuda_array_interface__``.
-        dtypes: those that are accepted.
+        dtypes: those that are accepted; None for any.
         contiguous: refuse what is not C-contiguous.
         writeable: refuse what is read-only.
 
@@ -103,13 +103,15 @@ def read_array(
             f"{name} must be an array in device memory (__cuda_array_interface__), got "
             f"{type(array).__name__} ({error})"
         ) from error
-    allowed = [np.dtype(kind) for kind in dtypes]
+    allowed = [dtype] if dtypes is None else [np.dtype(kind) for kind in dtypes]
     if dtype not in allowed:
         raise InputError(f"{name} must be {' or '.join(map(str, allowed))}, got {dtype}")
     if not address or 0 in shape:
         raise InputError(f"{name} is empty: shape {shape}")
     packed = _packed_strides(shape, dtype.itemsize)
     found = packed if strides is None else tuple(int(stride) for stride in strides)
+    if len(found) != len(shape):
+        raise InputError(f"{name} has strides {found} for shape {shape}")
     if contiguous and any(
         side > 1 and stride != wanted
         for side, stride, wanted in zip(shape, found, packed, strict=True)

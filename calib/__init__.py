@@ -8,6 +8,7 @@
     for backend in ("openvino", "onnxruntime", "tensorrt"):
         quantize(fp32_path, thresholds, backend, folder / f"int8-{backend}.onnx")
     to_fp16(fp32_path, folder / "fp16.onnx", "fp16")
+    half_report(folder / "fp16.onnx", frames_of_the_graph).overflowed
     quantize_with_modelopt(fp32_path, frames, {"tensorrt": folder / "modelopt.onnx"})
 """
 
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     )
     from edgeseg.calib.qdq import QuantizedGraph, quantize
     from edgeseg.calib.ranges import DEFAULT_METHOD, DEFAULT_PERCENTILE, METHODS, Ranges
+    from edgeseg.calib.rounding import HalfEvaluator, HalfReport, half_report
 
 __all__ = [
     "DEFAULT_FRAMES",
@@ -38,12 +40,15 @@ __all__ = [
     "METHODS",
     "MODELOPT_METHODS",
     "CalibrationFrames",
+    "HalfEvaluator",
     "HalfGraph",
+    "HalfReport",
     "PlacementReport",
     "QuantizedGraph",
     "Ranges",
     "check_placement",
     "collect_ranges",
+    "half_report",
     "quantize",
     "quantize_with_modelopt",
     "to_fp16",
@@ -58,12 +63,15 @@ _HOME = {
     "DEFAULT_MODELOPT_METHOD": "modelopt",
     "MODELOPT_METHODS": "modelopt",
     "CalibrationFrames": "frames",
+    "HalfEvaluator": "rounding",
     "HalfGraph": "fp16",
+    "HalfReport": "rounding",
     "PlacementReport": "check",
     "QuantizedGraph": "qdq",
     "Ranges": "ranges",
     "check_placement": "check",
     "collect_ranges": "collect",
+    "half_report": "rounding",
     "quantize": "qdq",
     "quantize_with_modelopt": "modelopt",
     "to_fp16": "fp16",

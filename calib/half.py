@@ -7,9 +7,11 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["MAX_HALF", "MIN_HALF", "half_upwards"]
+__all__ = ["HALF_OVERFLOW", "MAX_HALF", "MIN_HALF", "half_upwards"]
 
 MAX_HALF = float(np.finfo(np.float16).max)
+HALF_OVERFLOW = 65520.0
+"""Numbers from here on are rounded to infinity: half a step beyond the largest."""
 MIN_HALF = 2.0**-24
 """Smallest positive FP16 number (subnormal)."""
 

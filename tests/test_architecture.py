@@ -40,7 +40,7 @@ HOMES = {
     "modelopt": ("edgeseg.calib",),
     "onnx_graphsurgeon": ("edgeseg.calib",),
     "openvino": ("edgeseg.backends", "edgeseg.bench", PROBE),
-    "onnxruntime": ("edgeseg.backends", "edgeseg.bench", PROBE),
+    "onnxruntime": ("edgeseg.backends", "edgeseg.bench", "edgeseg.calib.rounding", PROBE),
     "tensorrt": (PROBE,),
     "cuda": ("edgeseg.gpu",),
     "triton": (TRITON_DOOR, "edgeseg.bench"),

@@ -17,7 +17,7 @@ __all__ = ["Runtime", "load"]
 
 _LOG = logging.getLogger(__name__)
 _MIB = 1 << 20
-_NO_DRIVER = "no NVIDIA driver can be used here ({}): install the driver of the GPU, or choose another backend"
+_NO_DRIVER = "no NVIDIA driver can be used ({}): install it, or choose another backend"
 _ALLOCATIONS = ("cudaMalloc", "cudaHostAlloc")
 
 

@@ -1,7 +1,7 @@
 """``python -m edgeseg.bench.gpu -o FILE.json``: the kernels on a GPU, checked and timed.
 
 First every home of the kernels (CPU, CUDA, Triton) is compared with the float64 references, and
-fusions replayed from a CUDA graph with direct calls. Then, as device time between CUDA events,
+fusions and decisions replayed from a CUDA graph with direct calls. Then, as device time between CUDA events,
 medians of interleaved rounds:
 
 - ``smooth_z`` on a volume of at least 2 GB against a device copy of it (``copy_``), which moves the
@@ -9,6 +9,8 @@ medians of interleaved rounds:
   ``smooth_z``;
 - ``fuse_views``, 6 and 9 views onto 512x512 with smoothing over time, against a composition of
   torch: called as it stands, captured in a CUDA graph, and compiled and captured;
+- ``decide_mask``, logits of 512x512 onto a mask of 1920x1080, one class and five, with and without
+  counts, against torch's interpolation and comparison, and against writing the mask with a fill;
 - ``blend_overlay`` and ``resize_normalize_views`` on a frame of 1920x1080 against torch.
 
 "in a graph" is the time of one call among many captured in one CUDA graph: what the device needs.
@@ -25,44 +27,25 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.console import Console
 from rich.table import Table
 
-from edgeseg import __version__, kernels
+from edgeseg import __version__
 from edgeseg._files import atomic_file
 from edgeseg._machine import machine_name
 from edgeseg._optional import require
-from edgeseg.bench import gpu_baselines
+from edgeseg.bench.gpu_cases import Measurement, measure_all
 from edgeseg.bench.gpu_checks import Check, check_home, failures
-from edgeseg.bench.gpu_homes import MEAN, STD, CpuHome, CudaHome, Home, TritonHome, stream_of
-from edgeseg.bench.gpu_timing import Work, capture, device_times
+from edgeseg.bench.gpu_homes import CpuHome, CudaHome, Home, TritonHome
+from edgeseg.bench.gpu_replays import replayed_decision, replayed_fusion
 from edgeseg.errors import BackendUnavailableError, EdgesegError
 from edgeseg.kernels import cuda
-from edgeseg.spec import Flip, ViewSpec
 
-__all__ = ["Measurement", "main", "require_gpu"]
-
-_GRIDS = (16, 24, 32)
-"""Patch grids of the resolutions 256, 384 and 512."""
-_RESULT_PX = (512, 512)
-_FRAME_PX = (1080, 1920)
-_GRAPH_CALLS = 20
-_CUDA, _TRITON, _COPY = "edgeseg CUDA", "edgeseg Triton", "device copy"
-_IN_GRAPH = ", in a graph"
-
-
-@dataclass(frozen=True)
-class Measurement:
-    """Medians of one case; ``ratios`` say how many times as long as edgeseg's CUDA others take."""
-
-    what: str
-    median_ms: dict[str, float]
-    ratios: dict[str, float]
+__all__ = ["Measurement", "gpu_record", "main", "require_gpu"]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -86,16 +69,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
             "Triton": TritonHome(torch, triton_kernels),
         }
         checks = {name: check_home(home) for name, home in homes.items()}
-        checks["CUDA"].append(_replayed(torch))
-        measurements = [
-            *(_smooth(torch, triton_kernels, sigma, options) for sigma in (1.0, 1.5, 3.0)),
-            *(
-                _fuse(torch, triton_kernels, flips, options.rounds)
-                for flips in (("none", "h"), ("none", "h", "v"))
-            ),
-            _blend(torch, triton_kernels, options.rounds),
-            _resize(torch, triton_kernels, options.rounds),
-        ]
+        checks["CUDA"] += [replayed_fusion(torch), replayed_decision(torch)]
+        measurements = measure_all(torch, triton_kernels, options.slices, options.rounds)
     except EdgesegError as error:
         Console(stderr=True).print(str(error), style="red", highlight=False)
         return error.exit_code
@@ -129,158 +104,6 @@ def require_gpu() -> Any:
     return torch
 
 
-def _replayed(torch: Any) -> Check:
-    """Fusions replayed with other settings in memory against direct calls with those settings."""
-    generator = torch.Generator("cuda").manual_seed(0)
-    logits = [
-        3.0 * torch.randn((1, side, side), device="cuda", generator=generator) for side in _GRIDS
-    ]
-    start = torch.rand(_RESULT_PX, device="cuda", generator=generator)
-    views = [cuda.DeviceView(tensor) for tensor in logits]
-    held = torch.from_numpy(cuda.fusion_settings()).cuda()
-    state, mask = start.clone(), torch.empty(_RESULT_PX, dtype=torch.uint8, device="cuda")
-
-    def fuse(settings: Any, state: Any, mask: Any) -> None:
-        cuda.fuse_views(
-            views, *_RESULT_PX, settings=settings, state=state, mask=mask, stream=stream_of(torch)
-        )
-
-    replay = capture(torch, lambda: fuse(held, state, mask), 1)
-    largest, wrong = 0.0, 0
-    choices: tuple[dict[str, Any], ...] = (
-        {"keep": 0.8, "threshold": 0.3},
-        {"keep": 0.8, "reset": True},
-        {"weighting": "exp", "temperature": 0.2},
-        {"weighting": "mean", "keep": 0.5, "threshold": 0.6},
-    )
-    for choice in choices:
-        held.copy_(torch.from_numpy(cuda.fusion_settings(**choice)))
-        state.copy_(start)
-        replay()
-        wanted, decided = start.clone(), torch.full_like(mask, 255)
-        fuse(torch.from_numpy(cuda.fusion_settings(**choice)).cuda(), wanted, decided)
-        torch.cuda.synchronize()
-        difference = float((state - wanted).abs().max())
-        largest = difference if not difference <= largest else largest
-        wrong += int((mask != decided).sum())
-    return Check("fuse replayed from a CUDA graph", largest, 0.0, wrong)
-
-
-def _smooth(
-    torch: Any, triton_kernels: Any, sigma: float, options: argparse.Namespace
-) -> Measurement:
-    volume = torch.rand((options.slices, 1024, 1024), device="cuda")
-    out = torch.empty_like(volume)
-    weights = kernels.gaussian_weights(sigma)
-    on_device = torch.from_numpy(weights.astype(np.float32)).cuda()
-    candidates: dict[str, tuple[Work, int]] = {
-        _CUDA: (lambda: cuda.smooth_z(volume, weights, out=out, stream=stream_of(torch)), 1),
-        _COPY: (lambda: out.copy_(volume), 1),
-        _TRITON: (lambda: triton_kernels.smooth_z(volume, on_device), 1),
-    }
-    gigabytes = volume.numel() * 4 / 1e9
-    what = f"smooth_z, {options.slices}x1024x1024 ({gigabytes:.2f} GB), radius {len(weights) - 1}"
-    return _measure(torch, what, candidates, options.rounds, _CUDA)
-
-
-def _fuse(torch: Any, triton_kernels: Any, flips: tuple[Flip, ...], rounds: int) -> Measurement:
-    batches = [3.0 * torch.randn((len(flips), 1, side, side), device="cuda") for side in _GRIDS]
-    pairs = [(copy, flip) for batch in batches for copy, flip in zip(batch, flips, strict=True)]
-    state = torch.rand(_RESULT_PX, device="cuda")
-    mask = torch.empty(_RESULT_PX, dtype=torch.uint8, device="cuda")
-    views = [cuda.DeviceView(logits, flip) for logits, flip in pairs]
-    settings = torch.from_numpy(cuda.fusion_settings(keep=0.8)).cuda()
-    packed = triton_kernels.pack_views(pairs)
-    triton_settings = triton_kernels.fusion_settings(keep=0.8, device="cuda")
-    composition = gpu_baselines.fusion(torch, flips, _RESULT_PX)
-    compiled = torch.compile(composition, dynamic=False, mode="max-autotune-no-cudagraphs")
-
-    def with_cuda() -> None:
-        cuda.fuse_views(
-            views, *_RESULT_PX, settings=settings, state=state, mask=mask, stream=stream_of(torch)
-        )
-
-    def with_triton() -> None:
-        triton_kernels.fuse_views(
-            packed, *_RESULT_PX, settings=triton_settings, state=state, probability=state, mask=mask
-        )
-
-    works: dict[str, Work] = {
-        _CUDA: with_cuda,
-        _TRITON: with_triton,
-        "torch": lambda: composition(batches, state, mask, 0.8, 0.5),
-        "torch.compile": lambda: compiled(batches, state, mask, 0.8, 0.5),
-    }
-    what = f"fuse_views, {len(pairs)} views onto {_RESULT_PX[1]}x{_RESULT_PX[0]}"
-    return _measure(torch, what, _both(torch, works), rounds, _CUDA + _IN_GRAPH)
-
-
-def _blend(torch: Any, triton_kernels: Any, rounds: int) -> Measurement:
-    height, width = _FRAME_PX
-    frame = torch.randint(0, 256, (height, width, 3), dtype=torch.uint8, device="cuda")
-    mask = torch.zeros(_FRAME_PX, dtype=torch.uint8, device="cuda")
-    mask[height // 4 : 3 * height // 4, width // 4 : 3 * width // 4] = 1
-    colours = np.array([(0, 200, 255)], np.uint8)
-    on_device = torch.from_numpy(colours).cuda()
-    table = torch.tensor([(0.0, 0.0, 0.0), (0.0, 200.0, 255.0)], device="cuda")
-    composition = gpu_baselines.blend(torch, table, 0.4)
-
-    def with_cuda(outline_px: int) -> None:
-        cuda.blend_overlay(
-            frame, mask, colours, alpha=0.4, outline_px=outline_px, stream=stream_of(torch)
-        )
-
-    works: dict[str, Work] = {
-        _CUDA: lambda: with_cuda(0),
-        f"{_CUDA}, outline of 3": lambda: with_cuda(3),
-        _TRITON: lambda: triton_kernels.blend_overlay(frame, mask, on_device, alpha=0.4),
-        "torch": lambda: composition(frame, mask),
-    }
-    what = f"blend_overlay, {width}x{height}"
-    return _measure(torch, what, _both(torch, works), rounds, _CUDA + _IN_GRAPH)
-
-
-def _resize(torch: Any, triton_kernels: Any, rounds: int) -> Measurement:
-    height, width = _FRAME_PX
-    flips: tuple[Flip, ...] = ("none", "h", "v")
-    frame = torch.randint(0, 256, (height, width, 3), dtype=torch.uint8, device="cuda")
-    views = [ViewSpec(16 * side, 16 * side, flips) for side in _GRIDS]
-    out = [torch.empty((3, 3, v.height_px, v.width_px), device="cuda") for v in views]
-    mean, std = (torch.tensor(values, device="cuda").view(3, 1, 1) for values in (MEAN, STD))
-    sizes = [(view.height_px, view.width_px) for view in views]
-    composition = gpu_baselines.resize(torch, sizes, flips, mean, std)
-    with cuda.resize_plan(_FRAME_PX, views, out, resample="bilinear", mean=MEAN, std=STD) as plan:
-        works: dict[str, Work] = {
-            _CUDA: lambda: plan.run(frame, stream=stream_of(torch)),
-            _TRITON: lambda: triton_kernels.resize_normalize_views(
-                frame, views, resample="bilinear", mean=MEAN, std=STD
-            ),
-            "torch": lambda: composition(frame),
-        }
-        what = f"resize_normalize_views, {width}x{height} to 256, 384 and 512, three flips each"
-        measured = _measure(torch, what, _both(torch, works), rounds, _CUDA + _IN_GRAPH)
-        torch.cuda.synchronize()
-    return measured
-
-
-def _both(torch: Any, works: Mapping[str, Work]) -> dict[str, tuple[Work, int]]:
-    """Each work as it is called, and captured in a graph."""
-    candidates: dict[str, tuple[Work, int]] = {}
-    for name, work in works.items():
-        candidates[name] = (work, 1)
-        candidates[name + _IN_GRAPH] = (capture(torch, work, _GRAPH_CALLS), _GRAPH_CALLS)
-    return candidates
-
-
-def _measure(
-    torch: Any, what: str, candidates: Mapping[str, tuple[Work, int]], rounds: int, own: str
-) -> Measurement:
-    timings = device_times(torch, candidates, rounds=rounds)
-    medians = {name: timing.median_ms for name, timing in timings.items()}
-    ratios = {name: ms / medians[own] for name, ms in medians.items() if name != own}
-    return Measurement(what, medians, ratios)
-
-
 def _checks_table(checks: Mapping[str, Sequence[Check]]) -> Table:
     table = Table(title="against the float64 references: largest error (wrong labels)")
     table.add_column("case")
@@ -307,9 +130,8 @@ def _table(measurement: Measurement) -> Table:
     return table
 
 
-def _document(
-    torch: Any, checks: Mapping[str, Sequence[Check]], measurements: Sequence[Measurement]
-) -> dict[str, Any]:
+def gpu_record(torch: Any) -> dict[str, Any]:
+    """When and on what something was measured, as JSON types."""
     info = cuda.library_info()
     return {
         "date_utc": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
@@ -322,9 +144,18 @@ def _document(
             "python": platform.python_version(),
             "torch": torch.__version__,
             "cuda_of_torch": torch.version.cuda,
-            "triton": require("triton", "triton").__version__,
         },
         "architectures": list(info.architectures),
+    }
+
+
+def _document(
+    torch: Any, checks: Mapping[str, Sequence[Check]], measurements: Sequence[Measurement]
+) -> dict[str, Any]:
+    record = gpu_record(torch)
+    record["versions"]["triton"] = require("triton", "triton").__version__
+    return {
+        **record,
         "checks": {
             name: [{**asdict(check), "passed": check.passed} for check in found]
             for name, found in checks.items()

@@ -81,7 +81,7 @@ _MOVES = frozenset(
 _CONVERSION = re.compile(r"(^|_)(Cast|QuantizeLinear|DequantizeLinear)$|^Reformatting CopyNode ")
 
 _NODE = r"(?<![A-Za-z0-9.])/(?:views\.\d+/)?(?:(?:backbone|decoder|head|probes)/|[A-Z])"
-_WEIGHT = r"(?<![\w./])(?:backbone|decoder|head|probes)\."
+_WEIGHT = r"(?<![A-Za-z0-9./])(?:backbone|decoder|head|probes)\."
 _START = rf"(?:{_NODE}|{_WEIGHT})"
 # A name runs on to the next one, to three dots, or to what cannot be part of one.
 _MENTION = re.compile(rf"{_START}(?:(?!\.\.\.|{_NODE})[\w./-])*")

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from edgeseg.backends.base import Array, EngineInfo
+from edgeseg.backends.base import Array, EngineInfo, placement_for
 from edgeseg.bundle import Golden
 from edgeseg.errors import GoldenMismatchError
 from edgeseg.readout import mask_from_logits
@@ -169,7 +169,7 @@ def check_golden(
     Raises:
         GoldenMismatchError: they are outside the limits, or NaN.
     """
-    limits = variant.golden_limits[engine.backend]
+    limits = variant.golden_limits[placement_for(engine.backend, engine.device)]
     figures = golden_figures(answer, golden, readout, rows)
     if not figures.within(limits):
         raise GoldenMismatchError(

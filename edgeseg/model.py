@@ -15,7 +15,7 @@ import numpy.typing as npt
 
 from edgeseg._closing import Closing
 from edgeseg.backends import BackendChoice, EngineOptions, Hint, choose_backend, open_engine
-from edgeseg.backends.base import Array, Engine
+from edgeseg.backends.base import Array, Engine, placement_for
 from edgeseg.bundle import Bundle, read_bundle
 from edgeseg.errors import BackendError, MissingDependencyError, UsageError
 from edgeseg.golden import check_golden
@@ -127,14 +127,16 @@ class Model(Closing):
         self.manifest = bundle.manifest
         self.classes = bundle.manifest.classes
         self.choice = choice
-        self.variant = bundle.variant(precision, choice.name)
+        self.variant = bundle.variant(precision, placement_for(choice.name, options.device))
         self.preprocess_spec = settings.preprocess(bundle.manifest.preprocess)
         """With the views in use, which may be fewer than the bundle's."""
         self.readout = settings.readout(bundle.manifest.readout)
         """The read-out in use."""
         self.roi = self.preprocess_spec.roi
         self._ports = _Ports(bundle.manifest.preprocess, self.preprocess_spec, self.variant)
-        asked = self._ports.options(options)
+        asked = dataclasses.replace(
+            self._ports.options(options), products=self.variant.products, rest=self.variant.rest
+        )
         if plan is not None and asked.inputs is None:
             # A compiler may list them in another order than the file did.
             asked = dataclasses.replace(
@@ -354,6 +356,7 @@ def open(
     threads: int | None = None,
     hint: Hint = "latency",
     settings: Settings = _AS_BUILT,
+    profile: bool = False,
 ) -> Model:
     """Open a bundle: verify it, load its engine, run its self-test.
 
@@ -369,6 +372,7 @@ def open(
         threads: CPU threads of the engine; None lets the library choose.
         hint: ``latency`` for one frame at a time, ``throughput`` for several at once.
         settings: fewer views, or another read-out, than the bundle's.
+        profile: prepare ``model.engine.profile``, which times layers; the engine may be slower.
 
     Raises:
         BundleError, BundleIntegrityError: the folder is not a whole bundle.
@@ -391,7 +395,7 @@ def open(
         f"{bundle.path.name} ({wanted})",
         has_plan=plan is not None,
     )
-    options = EngineOptions(choice.device, threads, hint)
+    options = EngineOptions(choice.device, threads, hint, profile=profile)
     return Model(bundle, wanted, choice, options, settings, plan=plan.file if plan else None)
 
 

@@ -76,7 +76,7 @@ def _fused_names(compiled: Any) -> dict[str, str]:
         own = layer.get_friendly_name()
         notes = layer.get_rt_info()
         originals = ""
-        if "originalLayersNames" in notes:  # noqa: SIM401  (no mapping: it has no ``get``)
+        if "originalLayersNames" in notes:
             originals = str(notes["originalLayersNames"].astype(str))
         parts = [part for part in originals.split(",") if part and part != own]
         # Numbers say nothing beside names.

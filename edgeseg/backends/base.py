@@ -32,6 +32,7 @@ __all__ = [
     "LayerTime",
     "StreamEngine",
     "layout_of_rank",
+    "placement_for",
 ]
 
 Hint = Literal["latency", "throughput"]
@@ -41,6 +42,15 @@ Array = npt.NDArray[Any]
 def layout_of_rank(rank: int) -> str:
     """Usual dimension letters of a tensor whose file names none: images, volumes, tokens."""
     return {5: "NCDHW", 4: "NCHW", 3: "NTC", 2: "NC", 1: "N"}.get(rank, "D" * rank)
+
+
+def placement_for(backend: str, device: str) -> str:
+    """The backend whose variant of a bundle serves: TensorRT's also inside ONNX Runtime.
+
+    TensorRT reads signed Q/DQ alone, ONNX Runtime's own kernels want unsigned activations.
+    """
+    inside = backend == "onnxruntime" and device.upper().startswith("TENSORRT")
+    return "tensorrt" if inside else backend
 
 
 @dataclass(frozen=True)
@@ -61,6 +71,11 @@ class EngineOptions:
     change it keeps it; the engine's ``inputs`` say what it is."""
     profile: bool = False
     """Prepare ``Engine.profile``; an engine so opened may be slower."""
+    products: Literal["fp32", "fp16", "int8"] | None = None
+    """Arithmetic of the graph's matrix products (``Variant.products``), for libraries that have to
+    be told; None where the caller does not know."""
+    rest: Literal["fp32", "fp16"] | None = None
+    """Arithmetic of everything else in the graph (``Variant.rest``)."""
 
     def __post_init__(self) -> None:
         if self.threads is not None and self.threads < 1:

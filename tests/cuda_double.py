@@ -927,6 +927,7 @@ ENTRIES = {
         inside={0: (Frame, "pixels")},
         device=(1,),
     ),
+    "edgeseg_cuda_decide_mask": Entry(device=(0, 5, 14, 15)),
     "edgeseg_cuda_resize_run": Entry(host={1: _size(Frame)}, inside={1: (Frame, "pixels")}),
 }
 """Functions whose last argument is the stream they work on."""

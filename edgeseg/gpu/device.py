@@ -14,6 +14,7 @@ from edgeseg.gpu._copies import enqueue_copy
 from edgeseg.gpu._held import Ledger
 from edgeseg.gpu._runtime import Runtime, load
 from edgeseg.gpu.buffers import DeviceBuffer, HostBuffer
+from edgeseg.gpu.interchange import as_device_array
 from edgeseg.gpu.streams import Event, Graph, Stream, handle_of
 from edgeseg.kernels._device_array import Block, DeviceArray, read_array
 
@@ -196,22 +197,36 @@ class Gpu(Closing):
         enqueue_copy(self._cuda, kind, _host_block(target), block, handle_of(stream))
 
     def copy(self, target: DeviceArray, source: DeviceArray, stream: Stream | int) -> None:
-        """Enqueue a copy on the device.
+        """Enqueue a copy between what the device can reach.
 
         Args:
-            target: rows may be any distance apart.
-            source: of the same shape and dtype; rows may be any distance apart. The two must not
-                overlap.
+            target: on the device, or ``HostBuffer.device``; rows may be any distance apart.
+            source: likewise, of the same shape and dtype. The two must not overlap.
             stream: to enqueue on.
 
         Raises:
             InputError: shapes, dtypes or strides do not fit.
             BackendError: CUDA refused.
         """
-        kind = self._cuda.module.cudaMemcpyKind.cudaMemcpyDeviceToDevice
+        # The address says where memory lies, which may be on the host.
+        kind = self._cuda.module.cudaMemcpyKind.cudaMemcpyDefault
         to = read_array("target", target, None, contiguous=False, writeable=True)
         block = read_array("source", source, None, contiguous=False)
         enqueue_copy(self._cuda, kind, to, block, handle_of(stream))
+
+    def adopt(self, value: object, stream: Stream | int) -> DeviceArray:
+        """``as_device_array`` on this device.
+
+        Args:
+            value: an array of another library in memory of this device.
+            stream: that will read it; it waits for the work that makes the array, where the library
+                says what stream that is on.
+
+        Raises:
+            InputError: it is no array in device memory, or one whose layout cannot be told.
+            BackendError: CUDA refused.
+        """
+        return as_device_array(value, handle_of(stream), runtime=self._cuda.module)
 
     def capture(self, stream: Stream, work: Callable[[], None]) -> Graph:
         """Record what ``work`` enqueues, without running it, as a graph.

@@ -17,13 +17,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--rounds", type=int, default=20, help="turns of five calls each")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
     parser.add_argument("--no-baseline", action="store_true", help="leave ONNX Runtime FP32 out")
+    parser.add_argument(
+        "--profile", action="store_true", help="time the engine's layers, by part of the model"
+    )
     add_engine_arguments(parser)
 
 
 def execute(arguments: argparse.Namespace) -> int:
     """Measure, then show the tables."""
     from edgeseg.cli import parse_size
-    from edgeseg.cli._console import console, progress_bars, table
+    from edgeseg.cli._console import console, progress_bars, show, table
     from edgeseg.workflows.benchmark import benchmark
 
     with progress_bars(arguments) as progress:
@@ -33,6 +36,7 @@ def execute(arguments: argparse.Namespace) -> int:
             frame_hw_px=parse_size(arguments.frame),
             rounds=arguments.rounds,
             baseline=not arguments.no_baseline,
+            profile=arguments.profile,
             json_file=arguments.json,
             progress=progress,
         )
@@ -57,4 +61,6 @@ def execute(arguments: argparse.Namespace) -> int:
     out.print(f"throughput: {report.throughput_fps:.1f} frames/s")
     if report.speedup is not None:
         out.print(f"inference against ONNX Runtime FP32: {report.speedup:.2f} times as fast")
+    if report.blocks is not None:
+        show(arguments, "time of a frame by block, layers profiled", report.blocks)
     return 0

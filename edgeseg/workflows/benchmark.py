@@ -1,4 +1,4 @@
-"""``benchmark``: latency by stage and throughput of a bundle, beside ONNX Runtime in FP32."""
+"""``benchmark``: latency by stage and by block of a bundle, beside ONNX Runtime in FP32."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from edgeseg import model as models
 from edgeseg._files import atomic_file, check_output
 from edgeseg._progress import Progress, silent
 from edgeseg.backends import EngineInfo, EngineOptions, open_engine
+from edgeseg.bench.profile import BlockTable, profile_model
 from edgeseg.bench.timing import Timing, interleave, throughput_fps
 from edgeseg.errors import UsageError
 from edgeseg.spec import Precision, to_json
@@ -36,6 +37,7 @@ class BenchmarkReport:
         baseline_version: of ONNX Runtime.
         speedup: baseline's median inference over the engine's.
         throughput_fps: whole frames a second with the engine's throughput hint.
+        blocks: the time of the frame by part of the model; None if not asked for.
     """
 
     engine: EngineInfo
@@ -46,6 +48,7 @@ class BenchmarkReport:
     baseline_version: str | None
     speedup: float | None
     throughput_fps: float
+    blocks: BlockTable | None = None
 
     def record(self) -> dict[str, Any]:
         """The figures as JSON types, with the date, for ``bench/results/``."""
@@ -62,6 +65,7 @@ class BenchmarkReport:
             "onnxruntime_fp32_ms": baseline,
             "times_as_fast_as_onnxruntime_fp32": self.speedup,
             "throughput_fps": self.throughput_fps,
+            "blocks": self.blocks.record() if self.blocks else None,
         }
 
 
@@ -75,6 +79,7 @@ def benchmark(
     frame_hw_px: tuple[int, int] = (720, 1280),
     rounds: int = 20,
     baseline: bool = True,
+    profile: bool = False,
     json_file: str | Path | None = None,
     progress: Progress = silent,
 ) -> BenchmarkReport:
@@ -89,11 +94,13 @@ def benchmark(
         frame_hw_px: height and width of the frame.
         rounds: how often engine and baseline take turns; five calls are timed each time.
         baseline: whether to run ONNX Runtime's FP32 beside it.
+        profile: time the layers of the engine as well, and sum them up by part of the model.
         json_file: write the figures there, replacing the file.
         progress: called with (stage, done, total).
 
     Raises:
         MissingDependencyError: the baseline is wanted and ONNX Runtime is not installed.
+        BackendUnavailableError: the profile is wanted and the library tells no times of layers.
     """
     if rounds < 1:
         raise UsageError(f"rounds must be at least 1, got {rounds}")
@@ -140,6 +147,19 @@ def benchmark(
         progress("throughput", 0, 1)
         rate = throughput_fps(lambda: model(frame), parallel=model.engine.parallel)
         progress("throughput", 1, 1)
+    blocks = None
+    if profile:
+        progress("profile", 0, 1)
+        with open_model(profile=True) as model:
+            blocks = profile_model(
+                model,
+                frame,
+                preprocess_ms=stages["preprocess"].median_ms,
+                inference_ms=timings["engine"].median_ms,
+                readout_ms=stages["readout"].median_ms,
+                rounds=rounds,
+            )
+        progress("profile", 1, 1)
     reference = timings.get(BASELINE)
     report = BenchmarkReport(
         engine=engine,
@@ -155,6 +175,7 @@ def benchmark(
         baseline_version=peer.info.version if peer else None,
         speedup=reference.median_ms / timings["engine"].median_ms if reference else None,
         throughput_fps=rate,
+        blocks=blocks,
     )
     if json_file is not None:
         with atomic_file(Path(json_file)) as temporary:

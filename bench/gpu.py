@@ -1,8 +1,8 @@
 """``python -m edgeseg.bench.gpu -o FILE.json``: the kernels on a GPU, checked and timed.
 
 First every home of the kernels (CPU, CUDA, Triton) is compared with the float64 references, and
-fusions and decisions replayed from a CUDA graph with direct calls. Then, as device time between CUDA events,
-medians of interleaved rounds:
+fusions and decisions replayed from a CUDA graph with direct calls. Then, as device time between
+CUDA events, medians of interleaved rounds:
 
 - ``smooth_z`` on a volume of at least 2 GB against a device copy of it (``copy_``), which moves the
   bytes that the smoothing must move; the share is the time of the copy divided by that of

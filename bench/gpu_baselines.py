@@ -7,7 +7,7 @@ from typing import Any
 
 from edgeseg.spec import Flip
 
-__all__ = ["blend", "fusion", "resize"]
+__all__ = ["blend", "decision", "fusion", "resize"]
 
 
 def fusion(torch: Any, flips: Sequence[Flip], size_px: tuple[int, int]) -> Callable[..., Any]:
@@ -52,6 +52,27 @@ def fusion(torch: Any, flips: Sequence[Flip], size_px: tuple[int, int]) -> Calla
         return state
 
     return fuse
+
+
+def decision(torch: Any, size_px: tuple[int, int]) -> Callable[..., Any]:
+    """The mask of one view: interpolation, then a comparison or an argmax.
+
+    Args:
+        torch: the module.
+        size_px: (height, width) of the mask.
+
+    Returns:
+        A function of the planes, float (C, h, w), the mask (H, W), which it writes, and the level
+        of one class (a tensor of one element).
+    """
+    interpolate = torch.nn.functional.interpolate
+
+    def decide(planes: Any, mask: Any, level: Any) -> Any:
+        large = interpolate(planes[None], size=size_px, mode="bilinear", align_corners=False)[0]
+        mask.copy_(large[0] > level if len(planes) == 1 else large.argmax(0))
+        return mask
+
+    return decide
 
 
 def blend(torch: Any, colours: Any, alpha: float) -> Callable[..., Any]:

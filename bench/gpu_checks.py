@@ -10,8 +10,15 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeseg import kernels
-from edgeseg.bench.gpu_homes import MEAN, STD, Home
-from edgeseg.kernels import View, reference, reference_blend, reference_fuse, reference_smooth
+from edgeseg.bench.gpu_homes import MEAN, STD, DecidingHome, Home
+from edgeseg.kernels import (
+    View,
+    reference,
+    reference_blend,
+    reference_decide,
+    reference_fuse,
+    reference_smooth,
+)
 from edgeseg.spec import FLIPS, WEIGHTINGS, ViewSpec
 
 __all__ = ["TOLERANCE", "Check", "check_home", "failures"]
@@ -52,6 +59,14 @@ class _Fusion:
     count: int
 
 
+@dataclass(frozen=True)
+class _Decision:
+    channels: int
+    dtype: str
+    align_corners: bool
+    window_px: tuple[int, int, int, int]
+
+
 def check_home(home: Home, seed: int = 0) -> list[Check]:
     """Run every kernel of one home on several cases and compare."""
     rng = np.random.default_rng(seed)
@@ -76,6 +91,16 @@ def check_home(home: Home, seed: int = 0) -> list[Check]:
     ]
     checks += [_blend(home, rng, outline_px) for outline_px in (0, 2)]
     checks += [_resize(home, rng, frame_px) for frame_px in ((90, 121), (300, 45))]
+    if isinstance(home, DecidingHome):
+        checks += [
+            _decide(home, rng, _Decision(*case))
+            for case in (
+                (1, "float32", False, (0, 0, 83, 61)),
+                (1, "float16", True, (9, 3, 70, 55)),
+                (5, "float32", True, (0, 0, 83, 61)),
+                (20, "float16", False, (6, 0, 75, 61)),
+            )
+        ]
     return checks
 
 
@@ -113,6 +138,31 @@ def _smooth(
     decided = reference_smooth.mask_of(wanted, 0.5)
     name = f"smooth sigma {sigma}, {'x'.join(map(str, shape))}"
     return Check(name, _largest(out - wanted), TOLERANCE, _wrong(mask, decided, wanted, 0.5))
+
+
+def _decide(home: DecidingHome, rng: np.random.Generator, case: _Decision) -> Check:
+    planes = rng.random((case.channels, 24, 32)).astype(case.dtype)
+    # No sample of weight 0 lies beside these, with which homes may do as they like.
+    planes[0, 10:14, 6:9] = np.nan
+    level = 0.45 if case.channels == 1 else None
+    mask, counts = home.decide(planes, (61, 83), case.window_px, level, case.align_corners)
+    wanted, _, values = reference_decide.decide_mask(
+        planes,
+        *(61, 83),
+        level=level,
+        window_px=case.window_px,
+        align_corners=case.align_corners,
+    )
+    x, y, width, height = case.window_px
+    inside = np.s_[y : y + height, x : x + width]
+    wrong = _wrong(mask[inside], wanted[inside], values, 0.45)
+    outside = mask.copy()
+    outside[inside] = 0
+    counted = np.bincount(mask[inside].reshape(-1), minlength=len(counts))
+    error = _largest(counts.astype(np.int64) - counted) if len(counted) == len(counts) else np.inf
+    corners = "corners aligned" if case.align_corners else "half-pixel centres"
+    name = f"decide {case.channels} channel(s), {case.dtype}, {corners}"
+    return Check(name, float(error), _EXACT, wrong + int((outside != 0).sum()))
 
 
 def _blend(home: Home, rng: np.random.Generator, outline_px: int) -> Check:
@@ -154,7 +204,8 @@ def _wrong(mask: Array, decided: Array, wanted: Array, threshold: float) -> int:
     else:
         ranked = np.sort(wanted, axis=0)
         margin = ranked[-1] - ranked[-2]
-    return int(((mask != decided) & (margin > 2 * TOLERANCE)).sum())
+    # A NaN is never near a tie.
+    return int(((mask != decided) & ~(margin <= 2 * TOLERANCE)).sum())
 
 
 def failures(checks: Sequence[Check]) -> list[Check]:

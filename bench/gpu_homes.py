@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import numpy.typing as npt
 
-from edgeseg import kernels
+from edgeseg import kernels, readout
 from edgeseg.kernels import View, cuda
 from edgeseg.kernels._cuda_library import CudaLibrary
 from edgeseg.kernels._resize import Resample
 from edgeseg.spec import ViewSpec
 
-__all__ = ["CpuHome", "CudaHome", "Home", "TritonHome", "pointer", "stream_of"]
+__all__ = ["CpuHome", "CudaHome", "DecidingHome", "Home", "TritonHome", "pointer", "stream_of"]
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -50,6 +50,22 @@ class Home(Protocol):
         ...
 
 
+@runtime_checkable
+class DecidingHome(Protocol):
+    """One that has ``decide_mask`` as well."""
+
+    def decide(
+        self,
+        planes: Array,
+        mask_px: tuple[int, int],
+        window_px: tuple[int, int, int, int],
+        level: float | None,
+        align_corners: bool,
+    ) -> tuple[Array, Array]:
+        """The mask (H, W) and the pixels of each class in its window."""
+        ...
+
+
 class CpuHome:
     """``edgeseg.kernels``."""
 
@@ -79,6 +95,25 @@ class CpuHome:
     ) -> tuple[Array, ...]:
         """As ``Home.resize``."""
         return kernels.resize_normalize_views(frame, views, resample=resample, mean=MEAN, std=STD)
+
+    def decide(
+        self,
+        planes: Array,
+        mask_px: tuple[int, int],
+        window_px: tuple[int, int, int, int],
+        level: float | None,
+        align_corners: bool,
+    ) -> tuple[Array, Array]:
+        """As ``DecidingHome.decide``, by the read-out of the CPU."""
+        x, y, width, height = window_px
+        values = readout.resize_logits(
+            planes.astype(np.float32), height, width, align_corners=align_corners
+        )
+        given = values if level is None else values[0]
+        labels = readout.mask_from_probability(given, 0.0 if level is None else level)
+        mask = np.zeros(mask_px, np.uint8)
+        mask[y : y + height, x : x + width] = labels
+        return mask, np.bincount(labels.reshape(-1), minlength=max(len(planes), 2))
 
 
 class CudaHome:
@@ -168,6 +203,31 @@ class CudaHome:
         with plan:
             plan.run(pointer(source), stream=self._stream())
             return tuple(self._get(tensor) for tensor in out)
+
+    def decide(
+        self,
+        planes: Array,
+        mask_px: tuple[int, int],
+        window_px: tuple[int, int, int, int],
+        level: float | None,
+        align_corners: bool,
+    ) -> tuple[Array, Array]:
+        """As ``DecidingHome.decide``."""
+        source = self._put(planes)
+        threshold = None if level is None else self._put(np.array([level], np.float32))
+        mask = self._empty(mask_px, self._torch.uint8)
+        counts = self._empty((max(len(planes), 2),), self._torch.int32)
+        cuda.decide_mask(
+            pointer(source),
+            pointer(mask),
+            level=None if threshold is None else pointer(threshold),
+            window_px=window_px,
+            align_corners=align_corners,
+            counts=cuda.DevicePointer(counts.data_ptr(), tuple(counts.shape), np.uint32),
+            stream=self._stream(),
+            native=self._native,
+        )
+        return self._get(mask), self._get(counts).view(np.uint32)
 
     def _put(self, array: Array) -> Any:
         return self._torch.from_numpy(np.array(array)).to(self._device)

@@ -13,7 +13,7 @@ import pytest
 
 from edgeseg.bench import gpu, gpu_baselines, gpu_checks
 from edgeseg.bench.gpu_homes import MEAN, STD, CpuHome
-from edgeseg.kernels import View, reference, reference_blend, reference_fuse
+from edgeseg.kernels import View, reference, reference_blend, reference_decide, reference_fuse
 from edgeseg.spec import Flip
 
 torch = pytest.importorskip("torch")
@@ -27,7 +27,8 @@ def one_thread() -> None:
 def test_the_cpu_kernels_pass_the_checks() -> None:
     checks = gpu_checks.check_home(CpuHome())
     assert not gpu_checks.failures(checks)
-    assert {check.what.split()[0] for check in checks} == {"fuse", "smooth", "blend", "resize"}
+    named = {check.what.split()[0] for check in checks}
+    assert named == {"fuse", "smooth", "decide", "blend", "resize"}
 
 
 class Wrong(CpuHome):
@@ -48,6 +49,11 @@ class Wrong(CpuHome):
         drawn.flat[7] ^= 1
         return drawn
 
+    def decide(self, *arguments: Any) -> Any:
+        mask, counts = super().decide(*arguments)
+        counts[0] -= 1
+        return mask, counts
+
     def resize(self, *arguments: Any) -> Any:
         results = super().resize(*arguments)
         results[0][1] = results[0][0]
@@ -64,10 +70,15 @@ class Mislabelled(CpuHome):
         probability, mask = super().fuse(*arguments)
         return probability, 1 - np.minimum(mask, 1)
 
+    def decide(self, *arguments: Any) -> Any:
+        mask, counts = super().decide(*arguments)
+        mask[0, 0] ^= 1
+        return mask, counts
+
 
 def test_wrong_labels_fail_the_checks() -> None:
     failed = gpu_checks.failures(gpu_checks.check_home(Mislabelled()))
-    assert len(failed) == 12
+    assert len(failed) == 12 + 4
     assert all(check.wrong_labels > 0 for check in failed)
 
 
@@ -86,6 +97,22 @@ def test_the_composition_in_torch_computes_the_fusion() -> None:
     assert np.abs(held.numpy() - wanted).max() <= 2e-5
     clear = np.abs(wanted - 0.5) > 1e-4
     np.testing.assert_array_equal(mask.numpy()[clear], decided[clear])
+
+
+@pytest.mark.parametrize("channels", [1, 4])
+def test_the_composition_in_torch_decides_the_mask(channels: int) -> None:
+    planes = np.random.default_rng(3).random((channels, 6, 8), dtype=np.float32)
+    wanted, _, values = reference_decide.decide_mask(
+        planes, 21, 30, level=0.4 if channels == 1 else None
+    )
+    mask = torch.full((21, 30), 255, dtype=torch.uint8)
+    decide = gpu_baselines.decision(torch, (21, 30))
+    decide(torch.from_numpy(planes), mask, torch.tensor([0.4]))
+    ranked = np.sort(values, axis=0)
+    margin = np.abs(values[0] - 0.4) if channels == 1 else ranked[-1] - ranked[-2]
+    clear = margin > 1e-5
+    assert clear.mean() > 0.99
+    np.testing.assert_array_equal(mask.numpy()[clear], wanted[clear])
 
 
 def test_the_composition_in_torch_draws_the_mask() -> None:

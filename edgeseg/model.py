@@ -133,6 +133,10 @@ class Model(Closing):
         self.readout = settings.readout(bundle.manifest.readout)
         """The read-out in use."""
         self.roi = self.preprocess_spec.roi
+        self.fed_spec: PreprocessSpec
+        """What the engine takes, whose views may have more flips than are in use."""
+        self.output_rows: list[list[int]] | None
+        """For each view the rows of its output that are in use; None for all."""
         self._ports = _Ports(bundle.manifest.preprocess, self.preprocess_spec, self.variant)
         asked = dataclasses.replace(
             self._ports.options(options), products=self.variant.products, rest=self.variant.rest
@@ -146,9 +150,9 @@ class Model(Closing):
             )
         self.engine = open_engine(plan or bundle.file(self.variant.file), choice.name, asked)
         try:
-            fed, rows, golden_rows = self._ports.fit(self.engine)
-            self._preprocessor = Preprocessor(fed)
-            self._reader = Reader(self.preprocess_spec, self.readout, rows=rows)
+            self.fed_spec, self.output_rows, golden_rows = self._ports.fit(self.engine)
+            self._preprocessor = Preprocessor(self.fed_spec)
+            self._reader = Reader(self.preprocess_spec, self.readout, rows=self.output_rows)
             self.golden_figures = check_golden(
                 lambda frame: self.infer(self.preprocess(frame)),
                 bundle.golden(),

@@ -12,11 +12,12 @@ from edgeseg.temporal import Memory, TemporalSmoother
 from edgeseg.video.base import Frame
 from edgeseg.video.pipeline import Stage
 
-__all__ = ["Draw", "Picture", "Segmenter", "frame_stages"]
+__all__ = ["Draw", "FrameQueue", "Picture", "Segmenter", "device_stages", "frame_stages"]
 
 Picture = npt.NDArray[np.uint8]
 Draw = Callable[[Frame, Any], Picture]
-"""Makes the picture to write from a frame and the result of ``Segmenter.read_out``."""
+"""Makes the picture to write from a frame and the result of ``Segmenter.read_out`` or
+``FrameQueue.collect``."""
 
 
 class Segmenter(Protocol):
@@ -37,6 +38,16 @@ class Segmenter(Protocol):
         memory: Memory | None = None,
     ) -> Any:
         """The result for a frame of that height and width; it has ``mask`` and ``area_px``."""
+
+
+class FrameQueue(Protocol):
+    """``edgeseg.frame_path.FramePath``, or something that stands in for it."""
+
+    def submit(self, frame: Picture, *, memory: Memory | None = None) -> None:
+        """Start the work on a frame."""
+
+    def collect(self) -> Any:
+        """The result of the oldest frame; it has ``mask`` and ``area_px``."""
 
 
 def frame_stages(
@@ -69,9 +80,7 @@ def frame_stages(
     def read_out(item: Any) -> Any:
         # The only worker of its stage: frames come in order, as the smoother needs them.
         frame, outputs = item
-        memory = None
-        if smoother is not None:
-            memory = smoother.step(frame.image, 1e3 * (frame.time_s or 0.0))
+        memory = _step(smoother, frame)
         size = frame.image.shape[:2]
         return frame, model.read_out(outputs, size, threshold=threshold, memory=memory)
 
@@ -85,3 +94,34 @@ def frame_stages(
         Stage("read-out", read_out),
         Stage("draw", draw_result),
     )
+
+
+def device_stages(
+    path: FrameQueue, draw: Draw, *, smoother: TemporalSmoother | None = None
+) -> tuple[Stage, ...]:
+    """Stages from a ``Frame`` to (frame, picture, whether there is foreground), on a device.
+
+    While one frame is waited for, the next ones are already on their way.
+
+    Args:
+        path: for frames of the video's size.
+        draw: makes the picture from what was collected.
+        smoother: smooths over the frames, which then need a time; None: each for itself.
+    """
+
+    def submit(frame: Frame) -> Frame:
+        # The only worker of its stage: frames come in order, as the smoother needs them.
+        path.submit(frame.image, memory=_step(smoother, frame))
+        return frame
+
+    def collect(frame: Frame) -> Any:
+        result = path.collect()
+        return frame, draw(frame, result), result.area_px > 0
+
+    return (Stage("submit", submit), Stage("collect", collect))
+
+
+def _step(smoother: TemporalSmoother | None, frame: Frame) -> Memory | None:
+    if smoother is None:
+        return None
+    return smoother.step(frame.image, 1e3 * (frame.time_s or 0.0))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -135,10 +136,15 @@ def tiny_bundle(
 
 
 def with_variants(path: Path, *precisions: str) -> Path:
-    """Give a sealed bundle more variants, all of the FP32 file, under their precisions' names."""
+    """Give a sealed bundle more variants, copies of the FP32 file under their precisions' names."""
     manifest = read_bundle(path).manifest
     fp32 = manifest.variants[0]
-    more = tuple(dataclasses.replace(fp32, name=name, precision=name) for name in precisions)
+    for name in precisions:
+        shutil.copy(path / fp32.file, path / f"{name}.onnx")
+    more = tuple(
+        dataclasses.replace(fp32, name=name, precision=name, file=f"{name}.onnx")
+        for name in precisions
+    )
     seal(path, dataclasses.replace(manifest, variants=(*manifest.variants, *more)))
     return path
 

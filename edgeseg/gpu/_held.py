@@ -23,6 +23,8 @@ class Ledger:
     def __init__(self, cuda: Runtime) -> None:
         self.cuda = cuda
         self._held: dict[int, Held] = {}
+        self.whole_device = threading.RLock()
+        """Held by a capture, and by who waits for all of the device, which would spoil captures."""
         self._lock = threading.Lock()
         self._closed = False
 
@@ -45,6 +47,11 @@ class Ledger:
         """Whether ``held`` has not been freed."""
         return id(held) in self._held
 
+    def wait(self) -> None:
+        """Let the device finish, before something is freed."""
+        with self.whole_device:
+            self.cuda.release("cudaDeviceSynchronize")
+
     def close(self) -> None:
         """Wait for the device and free everything, the youngest first."""
         with self._lock:
@@ -53,7 +60,7 @@ class Ledger:
             self._closed = True
             left = list(self._held.values())
         if left:
-            self.cuda.release("cudaDeviceSynchronize")
+            self.wait()
         for held in reversed(left):
             held.close()
 
@@ -68,12 +75,12 @@ class Held(Closing):
     def close(self) -> None:
         """Free it. What is enqueued is done first; closing twice does nothing."""
         if self._ledger.remove(self):
-            self._release(self._ledger.cuda)
+            self._release()
 
     def _require_open(self) -> None:
         if not self._ledger.holds(self):
             raise BackendError(f"this {type(self).__name__} is closed")
 
     @abc.abstractmethod
-    def _release(self, cuda: Runtime) -> None:
+    def _release(self) -> None:
         """Give it back to CUDA."""

@@ -12,7 +12,6 @@ import numpy.typing as npt
 
 from edgeseg.errors import InputError, UsageError
 from edgeseg.gpu._held import Held, Ledger
-from edgeseg.gpu._runtime import Runtime
 
 __all__ = ["DeviceBuffer", "DeviceSpan", "HostBuffer"]
 
@@ -105,10 +104,10 @@ class DeviceBuffer(DeviceSpan, Held):
         DeviceSpan.__init__(self, self, address, sides, kind)
         Held.__init__(self, ledger)
 
-    def _release(self, cuda: Runtime) -> None:
+    def _release(self) -> None:
         # A kernel or copy may still be using it.
-        cuda.release("cudaDeviceSynchronize")
-        cuda.release("cudaFree", self._address)
+        self._ledger.wait()
+        self._ledger.cuda.release("cudaFree", self._address)
 
 
 class HostBuffer(Held):
@@ -176,9 +175,9 @@ class HostBuffer(Held):
             raise UsageError("the device does not see this buffer: make it with mapped=True")
         return self._device
 
-    def _release(self, cuda: Runtime) -> None:
-        cuda.release("cudaDeviceSynchronize")
-        cuda.release("cudaFreeHost", self._address)
+    def _release(self) -> None:
+        self._ledger.wait()
+        self._ledger.cuda.release("cudaFreeHost", self._address)
 
 
 def checked_shape(

@@ -223,10 +223,13 @@ class Gpu(Closing):
                 says what stream that is on.
 
         Raises:
-            InputError: it is no array in device memory, or one whose layout cannot be told.
+            InputError: it is no array in memory of this device, or one whose layout cannot be told.
             BackendError: CUDA refused.
         """
-        return as_device_array(value, handle_of(stream), runtime=self._cuda.module)
+        self._ledger.require_open()
+        return as_device_array(
+            value, handle_of(stream), device=self.info.index, runtime=self._cuda.module
+        )
 
     def capture(self, stream: Stream, work: Callable[[], None]) -> Graph:
         """Record what ``work`` enqueues, without running it, as a graph.
@@ -237,7 +240,7 @@ class Gpu(Closing):
         all that meanwhile.
 
         Returns:
-            The graph. It reads and writes the same addresses at each launch.
+            The graph, which is not launched. It reads and writes the same addresses at each launch.
 
         Raises:
             BackendError: something in it cannot be captured. ``stream`` is usable again.
@@ -245,16 +248,19 @@ class Gpu(Closing):
         self._ledger.require_open()
         cuda = self._cuda
         mode = cuda.module.cudaStreamCaptureMode.cudaStreamCaptureModeThreadLocal
-        cuda("cudaStreamBeginCapture", stream.handle, mode)
-        try:
-            work()
-        except BaseException:
-            self._abandon_capture(stream)
-            raise
-        try:
-            graph = int(cuda("cudaStreamEndCapture", stream.handle))
-        except BackendError as error:
-            raise BackendError(f"the work cannot be captured in a CUDA graph: {error}") from error
+        with self._ledger.whole_device:
+            cuda("cudaStreamBeginCapture", stream.handle, mode)
+            try:
+                work()
+            except BaseException:
+                self._abandon_capture(stream)
+                raise
+            try:
+                graph = int(cuda("cudaStreamEndCapture", stream.handle))
+            except BackendError as error:
+                raise BackendError(
+                    f"the work cannot be captured in a CUDA graph: {error}"
+                ) from error
         try:
             return Graph(self._ledger, graph)
         finally:
@@ -267,7 +273,8 @@ class Gpu(Closing):
             BackendError: some of it failed.
         """
         self._ledger.require_open()
-        self._cuda("cudaDeviceSynchronize")
+        with self._ledger.whole_device:
+            self._cuda("cudaDeviceSynchronize")
 
     def close(self) -> None:
         """Wait for the device and free all that is left. Closing twice does nothing."""

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from edgeseg.errors import BackendError
 from edgeseg.gpu._held import Held, Ledger
-from edgeseg.gpu._runtime import Runtime
 
 __all__ = ["Event", "Graph", "Stream", "handle_of"]
 
@@ -46,8 +45,8 @@ class Stream(Held):
         """
         self._ledger.cuda("cudaStreamWaitEvent", self.handle, event.handle, 0)
 
-    def _release(self, cuda: Runtime) -> None:
-        cuda.release("cudaStreamDestroy", self._handle)
+    def _release(self) -> None:
+        self._ledger.cuda.release("cudaStreamDestroy", self._handle)
 
 
 class Event(Held):
@@ -104,8 +103,8 @@ class Event(Held):
             raise BackendError("an event tells no time: make both with gpu.event(timing=True)")
         return float(self._ledger.cuda("cudaEventElapsedTime", since.handle, self.handle))
 
-    def _release(self, cuda: Runtime) -> None:
-        cuda.release("cudaEventDestroy", self._handle)
+    def _release(self) -> None:
+        self._ledger.cuda.release("cudaEventDestroy", self._handle)
 
 
 class Graph(Held):
@@ -128,8 +127,8 @@ class Graph(Held):
         self._require_open()
         self._ledger.cuda("cudaGraphLaunch", self._handle, handle_of(stream))
 
-    def _release(self, cuda: Runtime) -> None:
-        cuda.release("cudaGraphExecDestroy", self._handle)
+    def _release(self) -> None:
+        self._ledger.cuda.release("cudaGraphExecDestroy", self._handle)
 
 
 def handle_of(stream: Stream | int) -> int:

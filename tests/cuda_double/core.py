@@ -27,6 +27,7 @@ RESULTS = {
             *("cudaDeviceGetAttribute", "cudaHostAlloc", "cudaHostGetDevicePointer"),
             *("cudaStreamCreateWithFlags", "cudaEventCreateWithFlags", "cudaStreamEndCapture"),
             *("cudaEventElapsedTime", "cudaGraphInstantiate"),
+            "cudaPointerGetAttributes",
         ),
         1,
     ),

@@ -108,6 +108,19 @@ class DeviceCalls(Core):
         return Error.cudaSuccess, int(pHost)
 
     @call
+    def cudaPointerGetAttributes(self, ptr: int) -> tuple[Any, ...]:
+        kinds = real.cudaMemoryType
+        block = self._pool.find(int(ptr), 1)
+        if block is None:
+            kind = kinds.cudaMemoryTypeUnregistered
+        elif block.kind in (HOST, MAPPED):
+            kind = kinds.cudaMemoryTypeHost
+        else:
+            kind = kinds.cudaMemoryTypeDevice
+        device = 0 if block is None else block.device
+        return Error.cudaSuccess, SimpleNamespace(type=kind, device=device)
+
+    @call
     def cudaMemcpyAsync(
         self, dst: int, src: int, count: int, kind: Any, stream: Any
     ) -> tuple[Any, ...]:
@@ -144,7 +157,7 @@ class DeviceCalls(Core):
     def _allocate(self, size: int, kind: str) -> tuple[Any, Any]:
         if own := self._own_capture():
             return self._spoil(Error.cudaErrorStreamCaptureUnsupported, own), None
-        block = self._pool.allocate(size, kind)
+        block = self._pool.allocate(size, kind, getattr(self._thread, "device", 0))
         if block is None:
             return self._refuse(Error.cudaErrorMemoryAllocation), None
         return Error.cudaSuccess, block.address

@@ -29,9 +29,10 @@ class IllegalAddressError(Exception):
 class Block:
     """An allocation."""
 
-    def __init__(self, nbytes: int, kind: str) -> None:
+    def __init__(self, nbytes: int, kind: str, device: int = 0) -> None:
         self.nbytes = nbytes
         self.kind = kind
+        self.device = device
         self._whole = np.full(nbytes + 2 * GUARD_BYTES + ALIGNMENT, GUARD, np.uint8)
         begin = self._whole.ctypes.data
         self.address = -(-(begin + GUARD_BYTES) // ALIGNMENT) * ALIGNMENT
@@ -65,10 +66,10 @@ class Pool:
     def free_bytes(self) -> int:
         return self.total_bytes - sum(b.nbytes for b in self.blocks if b.kind == DEVICE)
 
-    def allocate(self, nbytes: int, kind: str) -> Block | None:
+    def allocate(self, nbytes: int, kind: str, device: int) -> Block | None:
         if nbytes < 1 or (kind == DEVICE and nbytes > self.free_bytes):
             return None
-        block = Block(nbytes, kind)
+        block = Block(nbytes, kind, device)
         self.blocks.append(block)
         return block
 
@@ -119,9 +120,9 @@ class Pool:
 class OutsideArray:
     """An array that another library has on the device."""
 
-    def __init__(self, pool: Pool, values: Array) -> None:
+    def __init__(self, pool: Pool, values: Array, device: int) -> None:
         values = np.ascontiguousarray(values)
-        self._block = Block(values.nbytes, OUTSIDE)
+        self._block = Block(values.nbytes, OUTSIDE, device)
         self._block.bytes[:] = values.reshape(-1).view(np.uint8)
         self.values: Array = self._block.bytes.view(values.dtype).reshape(values.shape)
         """As they are at this moment."""

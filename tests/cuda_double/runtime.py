@@ -68,9 +68,9 @@ class FakeRuntime(DeviceCalls, StreamCalls):
         """Whether this thread is capturing."""
         return self._own_capture() is not None
 
-    def array(self, values: Array) -> OutsideArray:
-        """An array of another library on this device, which holds ``values`` already."""
-        return OutsideArray(self._pool, values)
+    def array(self, values: Array, *, device: int = 0) -> OutsideArray:
+        """An array of another library on a device, which holds ``values`` already."""
+        return OutsideArray(self._pool, values, device)
 
     def read(self, array: Any) -> Array:
         """A copy of what lies in a device array at this moment; waits for nothing."""

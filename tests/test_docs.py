@@ -1,12 +1,49 @@
-"""The examples of the documentation run as they are printed."""
+"""The examples of the documentation run as they are printed, and its commands are commands."""
 
+import configparser
+import importlib.util
 import re
+import shlex
 import shutil
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
 
-API = Path(__file__).parents[1] / "docs" / "api.md"
+from edgeseg._jetson import JETPACKS
+from edgeseg.backends._tensorrt.library import check_version
+from edgeseg.cli import _parser
+from edgeseg.errors import BackendUnavailableError
+
+ROOT = Path(__file__).parents[1]
+DOCS = ROOT / "docs"
+API = DOCS / "api.md"
+JETSON = DOCS / "jetson.md"
+UNIT = DOCS / "edgeseg@.service"
+PAGES = (ROOT / "README.md", *sorted(DOCS.glob("*.md")))
+
+
+def commands(page: Path, program: str) -> list[str]:
+    """Uses of a program in a page: lines of shell blocks, and single words in backquotes."""
+    text = page.read_text(encoding="utf-8")
+    found = []
+    for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL):
+        found += [line.strip().removeprefix(".venv/bin/") for line in block.splitlines()]
+    found += re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+    return [line for line in found if line.startswith(f"{program} ")]
+
+
+def words_of(line: str) -> list[str]:
+    """The arguments of a command line, without a remark at its end."""
+    return shlex.split(line, comments=True)[1:]
+
+
+def live():
+    """The program of ``docs/jetson_live.py``, not run."""
+    spec = importlib.util.spec_from_file_location("jetson_live", DOCS / "jetson_live.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
 
 
 def test_the_api_examples_run(
@@ -21,3 +58,97 @@ def test_the_api_examples_run(
         exec(compile(block, f"api.md, block {number}", "exec"), names)
     assert names["result"].mask.shape == (480, 640)
     assert "auto chose openvino" not in names.get("error", "")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_commands_are_understood(page: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lines = commands(page, "edgeseg")
+    assert len(lines) >= {"README.md": 15, "jetson.md": 6}.get(page.name, 0)
+    for line in lines:
+        words = words_of(line)
+        # "edgeseg build" in a sentence names a verb; an ellipsis stands for what is left out.
+        if len(words) == 1 or "..." in words:
+            words = [words[0], "-h"]
+        try:
+            _parser().parse_args(words)
+        except SystemExit as stop:
+            assert stop.code == 0, f"{page.name}: {line}: {capsys.readouterr().err}"
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
+    headings = {
+        re.sub(r"[^\w\- ]", "", line.lstrip("# ")).strip().lower().replace(" ", "-")
+        for line in text.splitlines()
+        if line.startswith("#")
+    }
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if target.startswith("#"):
+            assert target[1:] in headings, target
+        elif "://" not in target:
+            assert (page.parent / target.partition("#")[0]).exists(), target
+
+
+def jetpack_rows() -> list[list[str]]:
+    """The rows of the table of releases, without its head."""
+    table = JETSON.read_text().split("## Which JetPack")[1].split("\n\n")[2]
+    rows = [[cell.strip() for cell in line.strip("|").split("|")] for line in table.splitlines()]
+    assert rows[0][0] == "JetPack"
+    return rows[2:]
+
+
+def test_the_table_of_releases_is_the_one_of_the_program() -> None:
+    rows = jetpack_rows()
+    assert rows[-1][1] == "-", "the add-on has no release of its own"
+    for row, known in zip(rows[:-1], JETPACKS, strict=True):
+        l4t = ", ".join(f"{major}.{minor}" for major, minor in known.l4t)
+        told = [known.name, l4t, known.tensorrt, known.cuda, known.python, known.boards]
+        assert row[:6] == told
+        assert row[6].startswith("yes") == known.served
+
+
+@pytest.mark.parametrize("row", jetpack_rows(), ids=lambda row: row[0])
+def test_what_is_served_is_what_the_backend_accepts(row: list[str]) -> None:
+    version = row[2].split()[0]
+    if row[6].startswith("yes"):
+        check_version(version)
+    else:
+        with pytest.raises(BackendUnavailableError):
+            check_version(version)
+
+
+def test_live_commands_are_understood() -> None:
+    module = live()
+    lines = commands(JETSON, "python")
+    assert len(lines) >= 7
+    for line in lines:
+        script, *words = words_of(line)
+        assert (ROOT / script).is_file(), line
+        arguments = module.parser().parse_args(words)
+        width, height = map(int, arguments.size.split("x"))
+        assert width % 4 == 0
+        assert module.source_words(arguments.source, width, height, Fraction(arguments.fps))
+
+
+def test_the_service_runs_commands_that_exist() -> None:
+    unit = configparser.RawConfigParser(strict=False)
+    unit.optionxform = str
+    unit.read(UNIT)
+    service = unit["Service"]
+    text = UNIT.read_text()
+    variables = dict(
+        re.findall(r"\b([A-Z]+)=(\S+)", text.split("Environment=SOURCE")[1].split("\n")[0])
+    )
+    variables["SOURCE"] = re.search(r"SOURCE=(\S+)", text)[1]
+    program, *words = shlex.split(service["ExecStartPre"])
+    assert program.endswith("/edgeseg")
+    assert _parser().parse_args(words).backend == "tensorrt"
+    program, script, *words = shlex.split(service["ExecStart"])
+    assert program.endswith("/python") and (DOCS / Path(script).name).is_file()
+    words = [re.sub(r"\$\{(\w+)\}", lambda match: variables[match[1]], word) for word in words]
+    arguments = live().parser().parse_args(words)
+    assert arguments.source == "test" and arguments.sink == "fakesink"
+    assert set(variables) == {"SOURCE", "SIZE", "FPS", "SINK"}
+    for name in variables:
+        assert f"{name}=" in JETSON.read_text()

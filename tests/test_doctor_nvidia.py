@@ -142,6 +142,21 @@ def test_a_refused_tensorrt_says_why(machine, board, tmp_path):
     assert "JetPack 6.1" in _doctor_nvidia._tensorrt().mend
 
 
+@pytest.mark.parametrize(
+    ("driver", "mend"), [("12.8", "'tensorrt-cu12<11'"), ("13.0", "'edgeseg[tensorrt]'")]
+)
+def test_a_missing_tensorrt_comes_for_the_driver(
+    machine, board, tmp_path, driver, mend, monkeypatch
+):
+    answers, _ = machine
+    answers["cuda"] = {"version": driver, "devices": [ORIN]}
+    answers["tensorrt"] = "ModuleNotFoundError: No module named 'tensorrt'"
+    board(tmp_path)
+    monkeypatch.setattr(_doctor_nvidia, "_has_nvidia_hardware", lambda: True)
+    finding = _doctor_nvidia._tensorrt()
+    assert finding.status == "missing" and mend in finding.mend
+
+
 def test_the_probe_asks_the_backend_for_the_verdict(tmp_path, monkeypatch):
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
     for version, refused in (("8.6.2", True), ("10.4.0", True), ("10.3.0", False)):

@@ -18,7 +18,9 @@ __all__ = ["checks"]
 
 _NO_GPU = "needs an NVIDIA GPU, and this machine shows none"
 _OLDEST_BINDINGS = (12, 6)
+# The newest wheels of either are made for CUDA 13.
 _BINDINGS_FOR_CUDA_12 = "pip install 'cuda-bindings>=12.6,<13'"
+_TENSORRT_FOR_CUDA_12 = "pip install 'tensorrt-cu12<11' 'cuda-bindings>=12.6,<13'"
 
 
 def checks() -> list[tuple[str, Callable[[], Finding]]]:
@@ -67,10 +69,13 @@ def _has_nvidia_hardware() -> bool:
 
 
 def _tensorrt() -> Finding:
+    driver = _driver_cuda()
     mend = "pip install 'edgeseg[tensorrt]'"
     if is_jetson():
-        # Wheels of the package index are built for servers and another CUDA.
+        # Wheels of the package index are built for servers.
         mend = "sudo apt-get install python3-libnvinfer, then a venv with --system-site-packages"
+    elif driver is not None and driver[0] == 12:
+        mend = _TENSORRT_FOR_CUDA_12
     try:
         found = probe("tensorrt")
     except ProbeError as error:

@@ -27,7 +27,10 @@ _FIRST_DLA_11 = (11, 4, 1)
 
 
 class Build(Closing):
-    """One build. Closing it frees all but the serialised plan, in the order that TensorRT wants."""
+    """One build. Closing it frees all but the serialised plan, in the order that TensorRT wants.
+
+    Its methods keep what TensorRT made in no variables of theirs, which an error would hold on to.
+    """
 
     def __init__(self, lib: Any, device: GpuInfo, onnx: Path, progress: BuildProgress) -> None:
         """Start a builder on the current CUDA device.
@@ -40,10 +43,10 @@ class Build(Closing):
         self._device = device
         self._log = shared_log(lib)
         self._timing_file: Path | None = None
-        self._timings: trt.ITimingCache | None = None
+        self._timings: trt.ITimingCache = None
         with self._log.listen() as heard:
             try:
-                self._builder: trt.Builder | None = lib.Builder(self._log.logger)
+                self._builder: trt.Builder = lib.Builder(self._log.logger)
             except Exception as error:  # TypeError where the library gives nothing
                 if heard.out_of_memory:
                     raise self._out_of_memory(heard) from error
@@ -54,10 +57,10 @@ class Build(Closing):
                 ) from error
             # Ignored since 11, where there are no other networks.
             typed = 1 << int(lib.NetworkDefinitionCreationFlag.STRONGLY_TYPED)
-            self._network: trt.INetworkDefinition | None = self._builder.create_network(typed)
-            self._parser: trt.OnnxParser | None = lib.OnnxParser(self._network, self._log.logger)
-            self._config: trt.IBuilderConfig | None = self._builder.create_builder_config()
-        self._monitor: trt.IProgressMonitor | None = make_monitor(lib, progress)
+            self._network: trt.INetworkDefinition = self._builder.create_network(typed)
+            self._parser: trt.OnnxParser = lib.OnnxParser(self._network, self._log.logger)
+            self._config: trt.IBuilderConfig = self._builder.create_builder_config()
+        self._monitor: trt.IProgressMonitor = make_monitor(lib, progress)
 
     def configure(
         self, options: CompileOptions, timing_cache: Path | None, notes: list[str]
@@ -68,59 +71,57 @@ class Build(Closing):
             BackendUnavailableError: there is no such DLA core.
         """
         lib = self._lib
-        builder: trt.Builder = self._builder
-        config: trt.IBuilderConfig = self._config
-        config.profiling_verbosity = lib.ProfilingVerbosity.DETAILED
-        config.progress_monitor = self._monitor
+        self._config.profiling_verbosity = lib.ProfilingVerbosity.DETAILED
+        self._config.progress_monitor = self._monitor
         if options.tf32:
-            config.set_flag(lib.BuilderFlag.TF32)
+            self._config.set_flag(lib.BuilderFlag.TF32)
         else:
-            config.clear_flag(lib.BuilderFlag.TF32)
+            self._config.clear_flag(lib.BuilderFlag.TF32)
         if options.workspace_mib is not None:
-            config.set_memory_pool_limit(lib.MemoryPoolType.WORKSPACE, options.workspace_mib << 20)
+            self._config.set_memory_pool_limit(
+                lib.MemoryPoolType.WORKSPACE, options.workspace_mib << 20
+            )
         if options.optimization_level is not None:
-            config.builder_optimization_level = options.optimization_level
+            self._config.builder_optimization_level = options.optimization_level
         if options.max_aux_streams is not None:
-            config.max_aux_streams = options.max_aux_streams
+            self._config.max_aux_streams = options.max_aux_streams
         if options.dla is not None:
-            _check_dla(str(lib.__version__), int(builder.num_DLA_cores), options.dla)
-            config.default_device_type = lib.DeviceType.DLA
-            config.DLA_core = options.dla
-            config.set_flag(lib.BuilderFlag.GPU_FALLBACK)
+            _check_dla(str(lib.__version__), int(self._builder.num_DLA_cores), options.dla)
+            self._config.default_device_type = lib.DeviceType.DLA
+            self._config.DLA_core = options.dla
+            self._config.set_flag(lib.BuilderFlag.GPU_FALLBACK)
         if timing_cache is not None:
             self._timing_file = timing_cache
             with self._log.listen():
                 self._timings, note = attach_timing_cache(
-                    config, timing_cache, str(lib.__version__), self._device.name
+                    self._config, timing_cache, str(lib.__version__), self._device.name
                 )
             if note:
                 notes.append(note)
 
     def parse(self) -> None:
-        """Read the ONNX file into the network.
+        """Read the ONNX file into the self._network.
 
         Raises:
             BackendError: TensorRT cannot read it; names the node at fault. Or a size is not fixed.
         """
-        parser: trt.OnnxParser = self._parser
-        network: trt.INetworkDefinition = self._network
         with self._log.listen() as heard:
             try:
-                good = parser.parse_from_file(str(self._onnx))
+                good = self._parser.parse_from_file(str(self._onnx))
             except (RuntimeError, MemoryError) as error:
                 raise self._refused(str(error) or type(error).__name__) from error
         if not good:
-            errors = int(parser.num_errors)
+            errors = int(self._parser.num_errors)
             if not errors:
                 raise self._refused(heard.quote())
             # Those after the first are mostly its consequences.
-            first: trt.ParserError = parser.get_error(0)
+            first: trt.ParserError = self._parser.get_error(0)
             more = f" (and {errors - 1} more)" if errors > 1 else ""
             raise self._refused(_explain(self._lib, first) + more)
-        if network.num_outputs < 1:
+        if self._network.num_outputs < 1:
             raise self._refused("it has no outputs")
-        for i in range(network.num_inputs):
-            tensor: trt.ITensor = network.get_input(i)
+        for i in range(self._network.num_inputs):
+            tensor: trt.ITensor = self._network.get_input(i)
             if any(int(side) < 0 for side in tensor.shape):
                 raise self._refused(
                     f"input {tensor.name!r} has a dynamic shape; export with fixed sizes"
@@ -133,13 +134,11 @@ class Build(Closing):
             DeviceMemoryError: the device has not enough memory.
             BackendError: TensorRT finds no way to compute it.
         """
-        builder: trt.Builder = self._builder
-        config: trt.IBuilderConfig = self._config
         version = self._lib.__version__
         with self._log.listen() as heard:
             try:
-                serialized: trt.IHostMemory | None = builder.build_serialized_network(
-                    self._network, config
+                serialized: trt.IHostMemory | None = self._builder.build_serialized_network(
+                    self._network, self._config
                 )
             except MemoryError as error:
                 raise self._out_of_memory(heard) from error
@@ -157,7 +156,9 @@ class Build(Closing):
         if heard.errors:
             notes.append(f"TensorRT compiled it in spite of errors ({heard.quote()})")
         if self._timing_file is not None:
-            note = save_timing_cache(config, self._timing_file, str(version), self._device.name)
+            note = save_timing_cache(
+                self._config, self._timing_file, str(version), self._device.name
+            )
             if note:
                 notes.append(note)
         return serialized
@@ -167,11 +168,11 @@ class Build(Closing):
         self._parser = None
         self._network = None
         self._config = None
+        gc.collect()  # what errors on the way still refer to
         self._builder = None
         # TensorRT wants what it was lent to outlive all of them.
         self._timings = None
         self._monitor = None
-        gc.collect()
 
     def _refused(self, reason: str) -> BackendError:
         return BackendError(

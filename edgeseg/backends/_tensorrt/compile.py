@@ -30,6 +30,8 @@ from edgeseg.errors import InputError
 if TYPE_CHECKING:
     import tensorrt as trt
 
+    from edgeseg.gpu import Gpu
+
 __all__ = ["CompileOptions", "CompiledPlan", "compile_plan"]
 
 _log = logging.getLogger(__name__)
@@ -89,20 +91,16 @@ def compile_plan(
         DeviceMemoryError: the device has not enough memory to compile or load it.
         OutputError: the plan cannot be written.
     """
-    from edgeseg.gpu import Gpu
+    from edgeseg.gpu import Gpu as OpenGpu
 
     lib = loaded(trt)
     options = options or CompileOptions()
     if not onnx.is_file():
         raise InputError(f"there is no ONNX file {onnx}")
     notes: list[str] = []
-    with Gpu.open(device, runtime) as gpu:
+    with OpenGpu.open(device, runtime) as gpu:
         started_s = time.monotonic()
-
-        def work(told: BuildProgress) -> Any:
-            gpu.make_current()  # CUDA's current device is each thread's own
-            return _serialize(Build(lib, gpu.info, onnx, told), options, timing_cache, notes)
-
+        work = _work(lib, gpu, onnx, options, timing_cache=timing_cache, notes=notes)
         serialized = _watched(work, progress)
         build_s = time.monotonic() - started_s
         plan_bytes = _write_plan(plan, serialized)
@@ -111,6 +109,24 @@ def compile_plan(
         memory_bytes = _describe(lib, plan, layers, options.dla, notes)
     _log.info("compiled %s in %.1f s: %d bytes", onnx, build_s, plan_bytes)
     return CompiledPlan(plan, layers, build_s, plan_bytes, memory_bytes, tuple(notes))
+
+
+def _work(
+    lib: Any,
+    gpu: Gpu,
+    onnx: Path,
+    options: CompileOptions,
+    *,
+    timing_cache: Path | None,
+    notes: list[str],
+) -> Callable[[BuildProgress], trt.IHostMemory]:
+    """The build, for whichever thread is to run it."""
+
+    def work(told: BuildProgress) -> trt.IHostMemory:
+        gpu.make_current()  # CUDA's current device is each thread's own
+        return _serialize(Build(lib, gpu.info, onnx, told), options, timing_cache, notes)
+
+    return work
 
 
 def _watched(
@@ -127,7 +143,8 @@ def _watched(
 
     def run() -> None:
         try:
-            outcome.append(work(told))
+            if not told.stopped:
+                outcome.append(work(told))
         except BaseException as error:
             # Its frames still hold the builder, whose memory another build may need.
             traceback.clear_frames(error.__traceback__)
@@ -136,9 +153,9 @@ def _watched(
             told.close()
 
     thread = threading.Thread(target=run, name="edgeseg tensorrt build", daemon=True)
-    thread.start()
     percent = 0
     try:
+        thread.start()
         progress(_STAGE, 0, TOTAL)
         while (now := told.wait(percent)) is not None:
             percent = now
@@ -146,7 +163,8 @@ def _watched(
     except BaseException:
         _log.info("stopping at the builder's next step")
         told.stop()
-        thread.join()
+        if thread.is_alive():  # else it sees the wish before it does anything
+            thread.join()
         raise
     thread.join()
     if failure:
@@ -175,13 +193,17 @@ def _write_plan(plan: Path, serialized: trt.IHostMemory) -> int:
 def _describe(lib: Any, plan: Path, layers: Path, dla: int | None, notes: list[str]) -> int:
     """Load the plan, write what its layers are, and return the bytes it works in."""
     runtime: trt.Runtime = make_runtime(lib, dla)
-    engine: trt.ICudaEngine = load_plan(lib, runtime, plan)
-    report = layer_information(lib, engine)
+    try:
+        engine: trt.ICudaEngine = load_plan(lib, runtime, plan)
+        try:
+            report = layer_information(lib, engine)
+            memory_bytes = int(engine.device_memory_size_v2)
+        finally:
+            del engine
+    finally:
+        del runtime  # after the engine that it made
     if not report["Layers"]:
         notes.append("TensorRT's description of the layers is no list; it is kept as it is")
     with atomic_file(layers) as temporary:
         temporary.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-    memory_bytes = int(engine.device_memory_size_v2)
-    del engine  # before the run time that made it
-    del runtime
     return memory_bytes

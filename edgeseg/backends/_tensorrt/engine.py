@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import threading
+import traceback
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +22,7 @@ from edgeseg.backends._tensorrt.layers import (
 from edgeseg.backends._tensorrt.library import device_index, loaded
 from edgeseg.backends._tensorrt.loading import load_plan, make_runtime
 from edgeseg.backends._tensorrt.log import Heard, shared_log
-from edgeseg.backends._tensorrt.ports import read_ports
+from edgeseg.backends._tensorrt.ports import Ports, read_ports
 from edgeseg.backends._tensorrt.profiling import LayerTimes, make_profiler
 from edgeseg.backends.base import Array, Engine, EngineInfo, EngineOptions, LayerTime
 from edgeseg.errors import BackendError, DeviceMemoryError, InputError
@@ -57,10 +58,10 @@ class TensorRtEngine(Engine):
     first call, so that whoever only calls ``enqueue`` pays for neither.
     """
 
-    _runtime: trt.Runtime | None
-    _engine: trt.ICudaEngine | None
-    _context: trt.IExecutionContext | None
-    _profiler: trt.IProfiler | None
+    _runtime: trt.Runtime
+    _engine: trt.ICudaEngine
+    _context: trt.IExecutionContext
+    _profiler: trt.IProfiler
 
     def __init__(
         self,
@@ -104,8 +105,7 @@ class TensorRtEngine(Engine):
         self._context = None
         self._engine = None
         self._runtime = None
-        with contextlib.ExitStack() as undo:
-            undo.callback(self._close)
+        try:
             self._gpu: Gpu = (
                 self._resources.enter_context(OpenGpu.open(index)) if gpu is None else gpu
             )
@@ -113,12 +113,14 @@ class TensorRtEngine(Engine):
             self._runtime = make_runtime(lib, dla)
             self._engine = load_plan(lib, self._runtime, plan)
             ports = read_ports(lib, self._engine)
-            self._context = self._make_context(lib, plan, options.profile)
-            self._scratch |= self._make_scratch(ports.inputs, options.inputs, zeros=True)
-            self._scratch |= self._make_scratch(ports.outputs, options.outputs, zeros=False)
-            self._gpu.synchronize()
+            self._make_context(lib, plan, options.profile)
+            self._make_scratch(ports, options)
             self.capturable = dla is None and not self._on_dla(lib)
-            undo.pop_all()
+        except BaseException as error:
+            # Its frames still hold the engine, which must go before the run time it came from.
+            traceback.clear_frames(error.__traceback__)
+            self._close()
+            raise
         super().__init__(
             tuple(spec for spec in ports.inputs if spec.name not in self._scratch),
             tuple(spec for spec in ports.outputs if spec.name not in self._scratch),
@@ -156,7 +158,6 @@ class TensorRtEngine(Engine):
         names = {spec.name for spec in (*self.inputs, *self.outputs)}
         if tensors.keys() != names:
             raise InputError(f"the engine takes tensors {sorted(names)}, got {sorted(tensors)}")
-        context: trt.IExecutionContext = self._context
         addresses = {name: buffer.address for name, buffer in self._scratch.items()}
         for spec in self.inputs:
             addresses[spec.name] = _address(spec, tensors[spec.name], writeable=False)
@@ -164,11 +165,11 @@ class TensorRtEngine(Engine):
             addresses[spec.name] = _address(spec, tensors[spec.name], writeable=True)
         with self._log.listen() as heard:
             for name, address in addresses.items():
-                if not context.set_tensor_address(name, address):
+                if not self._context.set_tensor_address(name, address):
                     raise BackendError(
                         f"TensorRT refuses the memory of tensor {name!r} ({heard.quote()})"
                     )
-            good = context.execute_async_v3(stream)
+            good = self._context.execute_async_v3(stream)
         if not good:
             raise _failed(heard)
 
@@ -193,11 +194,10 @@ class TensorRtEngine(Engine):
         return {spec.name: np.array(path.host[spec.name].array) for spec in self.outputs}
 
     def _profile(self, inputs: dict[str, Array], rounds: int) -> tuple[LayerTime, ...]:
-        context: trt.IExecutionContext = self._context
         with self._lock, self._log.listen() as heard:
             for i in range(rounds + 1):
                 self._run(inputs)
-                if not context.report_to_profiler():
+                if not self._context.report_to_profiler():
                     raise BackendError(f"TensorRT tells no times of layers ({heard.quote()})")
                 self._times.end_round(keep=i > 0)
         return self._times.take(self._details)
@@ -213,43 +213,43 @@ class TensorRtEngine(Engine):
         gc.collect()
         self._resources.close()
 
-    def _make_context(self, lib: Any, plan: Path, profile: bool) -> trt.IExecutionContext:
-        engine: trt.ICudaEngine = self._engine
+    def _make_context(self, lib: Any, plan: Path, profile: bool) -> None:
         with self._log.listen() as heard:
             try:
-                context: trt.IExecutionContext | None = engine.create_execution_context()
+                self._context = self._engine.create_execution_context()
             except (MemoryError, RuntimeError):
-                context = None
-        if context is None:
+                self._context = None
+        if self._context is None:
             if heard.errors and not heard.out_of_memory:
                 raise BackendError(f"TensorRT cannot run the plan {plan} ({heard.quote()})")
-            need_mib = int(engine.device_memory_size_v2) >> 20
+            need_mib = int(self._engine.device_memory_size_v2) >> 20
             raise DeviceMemoryError(
                 f"{self._gpu.info.name} has not the {need_mib} MiB left that the plan {plan} works "
                 f"in ({heard.quote()}): close other programs, or use a smaller model"
             )
         if profile:
             self._details = {
-                layer.name: layer for layer in describe_layers(layer_information(lib, engine))
+                layer.name: layer for layer in describe_layers(layer_information(lib, self._engine))
             }
             self._profiler = make_profiler(lib, self._times)
-            context.profiler = self._profiler
-            context.enqueue_emits_profile = False  # would wait for the device in every call
+            self._context.profiler = self._profiler
+            # Otherwise every call would wait for the device.
+            self._context.enqueue_emits_profile = False
         else:
             # Plans are compiled with all details, whose markers for Nsight cost time in each call.
-            context.nvtx_verbosity = lib.ProfilingVerbosity.NONE
-        return context
+            self._context.nvtx_verbosity = lib.ProfilingVerbosity.NONE
 
-    def _make_scratch(
-        self, ports: tuple[TensorSpec, ...], wanted: tuple[str, ...] | None, *, zeros: bool
-    ) -> dict[str, DeviceBuffer]:
+    def _make_scratch(self, ports: Ports, options: EngineOptions) -> None:
         """Memory for the ports that the caller does not want to see."""
-        make = self._gpu.zeros if zeros else self._gpu.empty
-        return {
-            spec.name: self._resources.enter_context(make(spec.shape, spec.dtype))
-            for spec in ports
-            if wanted is not None and spec.name not in wanted
-        }
+        for specs, wanted, make in (
+            (ports.inputs, options.inputs, self._gpu.zeros),
+            (ports.outputs, options.outputs, self._gpu.empty),
+        ):
+            for spec in specs:
+                if wanted is not None and spec.name not in wanted:
+                    self._scratch[spec.name] = self._resources.enter_context(
+                        make(spec.shape, spec.dtype)
+                    )
 
     def _make_host_path(self) -> _HostPath:
         with contextlib.ExitStack() as undo:
@@ -263,11 +263,9 @@ class TensorRtEngine(Engine):
 
     def _on_dla(self, lib: Any) -> bool:
         """Whether a layer was compiled for a DLA core."""
-        runtime: trt.Runtime = self._runtime
-        engine: trt.ICudaEngine = self._engine
-        if int(runtime.num_DLA_cores) == 0:
+        if int(self._runtime.num_DLA_cores) == 0:
             return False
-        return uses_dla(describe_layers(layer_information(lib, engine)))
+        return uses_dla(describe_layers(layer_information(lib, self._engine)))
 
 
 def _address(spec: TensorSpec, array: DeviceArray, *, writeable: bool) -> int:

@@ -36,6 +36,18 @@ class BuildProgress:
         self._stop = False
         self._changed = threading.Condition()
 
+    @property
+    def percent(self) -> int:
+        """How much is done, 0 to 99; the end is told by the builder's return."""
+        with self._changed:
+            return self._percent
+
+    @property
+    def stopped(self) -> bool:
+        """Whether somebody wants the builder to give up."""
+        with self._changed:
+            return self._stop
+
     def start(self, name: str, parent: str | None, steps: int) -> None:
         """A phase begins; one without a parent is an outermost one."""
         with self._changed:

@@ -106,7 +106,7 @@ def _attach(config: trt.IBuilderConfig, data: bytes) -> trt.ITimingCache | None:
         # Timings of another device would be of no use: mismatches are not ignored.
         fits = cache is not None and bool(config.set_timing_cache(cache, False))
     except Exception as error:  # the bindings turn what C++ throws into several classes
-        _log.info("a timing cache of %d bytes failed: %s", len(data), error)
+        _log.info("a timing cache of %d bytes failed: %s", len(data), str(error))
         return None
     return cache if fits else None
 
@@ -127,6 +127,6 @@ def save_timing_cache(config: trt.IBuilderConfig, path: Path, tensorrt: str, dev
     try:
         write_timings(path, data, tensorrt, device)
     except OutputError as error:
-        _log.warning("the timing cache is not kept: %s", error)
+        _log.warning("the timing cache is not kept: %s", str(error))
         return f"the timing cache is not kept: {error}"
     return ""

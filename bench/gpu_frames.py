@@ -22,7 +22,8 @@ from edgeseg.bench.fuse import opencv_numpy
 from edgeseg.frame_path import FramePath, FrameResult, Wanted
 from edgeseg.gpu import Gpu
 from edgeseg.kernels import View
-from edgeseg.kernels.cuda import CudaLibrary, DeviceArray
+from edgeseg.kernels._cuda_library import CudaLibrary
+from edgeseg.kernels.cuda import DeviceArray
 from edgeseg.overlay import Overlay, default_colours
 from edgeseg.preprocess import Preprocessor
 from edgeseg.reader import Reader
@@ -200,7 +201,8 @@ class EagerFrames:
             size = (self._spec.width_px, self._spec.height_px)
             logits = self._infer([cv2.resize(frame, size)])[0, 0]
             large = cv2.resize(logits, (width, height))
-            return (large > 0.0).view(np.uint8)
+            above: npt.NDArray[np.uint8] = (large > 0.0).view(np.uint8)
+            return above
         views = []
         for view in self._spec.views:
             small = cv2.resize(frame, (view.width_px, view.height_px))
@@ -209,7 +211,8 @@ class EagerFrames:
                 views.append(View(logits, flip))
         fused = opencv_numpy(views, self._spec.height_px, self._spec.width_px)[0]
         large = cv2.resize(np.squeeze(fused), (width, height))
-        return (large > self._readout.threshold).view(np.uint8)
+        mask: npt.NDArray[np.uint8] = (large > self._readout.threshold).view(np.uint8)
+        return mask
 
     def _infer(self, images: Sequence[Frame]) -> npt.NDArray[np.float32]:
         torch = self._torch
@@ -335,7 +338,6 @@ def measure(
     stages: list[Mapping[str, float]] = []
     resident: list[Mapping[str, float]] = []
     seconds: dict[str, list[float]] = {}
-    common = {"graphs": "require"}
     with (
         FramePath(
             gpu,
@@ -345,7 +347,7 @@ def measure(
             hw_px,
             wanted=Wanted(),
             overlay=overlay,
-            **common,
+            graphs="require",
         ) as path,
         FramePath(
             gpu,
@@ -355,7 +357,7 @@ def measure(
             hw_px,
             wanted=_RESIDENT,
             overlay=None,
-            **common,
+            graphs="require",
         ) as device_path,
     ):
         works: dict[str, tuple[Callable[[], None], int]] = {

@@ -10,20 +10,22 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeseg._progress import Progress
-from edgeseg.backends import BackendChoice, available_backends, open_engine
+from edgeseg.backends import BackendChoice, Engine, available_backends, open_engine
 from edgeseg.bundle import Golden
 from edgeseg.errors import CalibrationError
-from edgeseg.golden import GoldenFigures, golden_figures
+from edgeseg.golden import Answer, GoldenFigures, golden_figures
 from edgeseg.preprocess import Preprocessor
 from edgeseg.spec import GoldenLimits, Manifest, RoiSpec, TensorSpec, Variant
 from edgeseg.workflows._source import FP32_FILE, Source
 
-__all__ = ["GOLDEN_COUNT", "feeder", "golden_answers", "golden_size", "with_limits"]
+__all__ = ["GOLDEN_COUNT", "answering", "feeder", "golden_answers", "golden_size", "with_limits"]
 
 GOLDEN_COUNT = 2
 GOLDEN_HW_PX = (240, 320)
 
 Frame = npt.NDArray[np.uint8]
+Feed = Callable[[Frame], dict[str, npt.NDArray[np.float32]]]
+"""From a frame to a graph's named inputs."""
 
 _FLOORS = {
     "fp32": GoldenLimits(1e-3, 0.9999, 0.995),
@@ -86,9 +88,7 @@ def with_limits(folder: Path, manifest: Manifest, golden: Golden, progress: Prog
         found = {}
         for runner in dict.fromkeys(runners.values()):
             with open_engine(folder / variant.file, runner) as engine:
-                figures = golden_figures(
-                    lambda frame, run=engine: run.infer(feed(frame)), golden, manifest.readout
-                )
+                figures = golden_figures(answering(engine, feed), golden, manifest.readout)
             if not figures.relative_error <= _LARGEST_ERROR:
                 raise CalibrationError(
                     f"{variant.name} on {runner} answers generated frames with a relative error of "
@@ -105,6 +105,11 @@ def with_limits(folder: Path, manifest: Manifest, golden: Golden, progress: Prog
     return dataclasses.replace(manifest, variants=tuple(variants))
 
 
+def answering(engine: Engine, feed: Feed) -> Answer:
+    """From a frame to the engine's outputs."""
+    return lambda frame: engine.infer(feed(frame))
+
+
 def _limits(variant: Variant, found: GoldenFigures, *, seen: bool) -> GoldenLimits:
     floor = _FLOORS[variant.precision]
     error = floor.relative_error if seen else _UNSEEN_ERROR[variant.precision]
@@ -117,9 +122,7 @@ def _limits(variant: Variant, found: GoldenFigures, *, seen: bool) -> GoldenLimi
     )
 
 
-def feeder(
-    preprocess: Preprocessor, inputs: Sequence[TensorSpec]
-) -> Callable[[Frame], dict[str, npt.NDArray[np.float32]]]:
+def feeder(preprocess: Preprocessor, inputs: Sequence[TensorSpec]) -> Feed:
     """From a frame to the graph's named inputs."""
 
     def feed(frame: Frame) -> dict[str, npt.NDArray[np.float32]]:

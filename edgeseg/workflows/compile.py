@@ -36,7 +36,7 @@ from edgeseg.plans import (
 )
 from edgeseg.preprocess import Preprocessor
 from edgeseg.spec import GoldenLimits, Precision, Variant
-from edgeseg.workflows._selftest import feeder
+from edgeseg.workflows._selftest import answering, feeder
 
 __all__ = ["CompileReport", "compile_plans"]
 
@@ -70,7 +70,7 @@ class CompileReport:
     def table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         """Columns and rows: one row for each variant that was tried."""
         columns = ("variant", "state", "ms", "error", "cosine", "same mask", "MB", "compiled in s")
-        rows = []
+        rows: list[tuple[str, ...]] = []
         for plan in self.plans:
             record = plan.record
             rows.append(
@@ -259,7 +259,7 @@ class _Job:
         except BackendUnavailableError:
             raise  # no variant would fare better
         except BackendError as error:
-            _log.warning("%s cannot be compiled: %s", variant.name, error)
+            _log.info("%s cannot be compiled: %s", variant.name, error)
             return PlanRecord(key, "failed", str(error))
         record = PlanRecord(
             key,
@@ -276,23 +276,21 @@ class _Job:
         except BackendUnavailableError:
             raise
         except BackendError as error:
-            _log.warning("%s cannot be run: %s", variant.name, error)
+            _log.info("%s cannot be run: %s", variant.name, error)
             return dataclasses.replace(record, state="failed", why=str(error))
         limits = variant.golden_limits["tensorrt"]
         record = dataclasses.replace(record, **dataclasses.asdict(figures))
         if figures.within(limits):
             return record
         why = f"golden frames: {figures.against(limits)}"
-        _log.warning("%s is rejected: %s", variant.name, why)
+        _log.info("%s is rejected: %s", variant.name, why)
         return dataclasses.replace(record, state="rejected", why=why)
 
     def _figures(self, variant: Variant, plan: Path) -> GoldenFigures:
         manifest = self._bundle.manifest
         feed = feeder(Preprocessor(manifest.preprocess), variant.inputs)
         with open_engine(plan, "tensorrt", self._engine_options(variant)) as engine:
-            return golden_figures(
-                lambda frame: engine.infer(feed(frame)), self._golden, manifest.readout
-            )
+            return golden_figures(answering(engine, feed), self._golden, manifest.readout)
 
     def _timed(self, plans: Sequence[Plan]) -> list[Plan]:
         """The plans with their times, of inferences in turn."""

@@ -41,7 +41,7 @@ HOMES = {
     "onnx_graphsurgeon": ("edgeseg.calib",),
     "openvino": ("edgeseg.backends", "edgeseg.bench", PROBE),
     "onnxruntime": ("edgeseg.backends", "edgeseg.bench", "edgeseg.calib.rounding", PROBE),
-    "tensorrt": (PROBE,),
+    "tensorrt": ("edgeseg.backends._tensorrt", PROBE),
     "cuda": ("edgeseg.gpu",),
     "triton": (TRITON_DOOR, "edgeseg.bench"),
     "av": ("edgeseg.video", PROBE),

@@ -643,8 +643,9 @@ def test_a_capture_before_the_first_run_fails_and_leaves_the_stream_usable(
         for name, array in _inputs().items():
             gpu.upload(tensors[name], array, stream)
         engine.enqueue(tensors, stream.handle)
-        gpu.capture(stream, lambda: engine.enqueue(tensors, stream.handle)).launch(stream)
-        stream.synchronize()
+        with gpu.capture(stream, lambda: engine.enqueue(tensors, stream.handle)) as graph:
+            graph.launch(stream)
+            stream.synchronize()
 
 
 def test_tensors_that_do_not_fit_are_refused_before_anything_runs(

@@ -54,11 +54,15 @@ def _from_any(value: object, stream: int, runtime: Any | None) -> DeviceArray:
     exchanges = hasattr(value, "__dlpack__") and hasattr(value, "__dlpack_device__")
     try:
         interface = getattr(value, "__cuda_array_interface__", None)
-        if isinstance(interface, dict) and isinstance(value, DeviceArray):
-            # Before version 3 the interface named no stream, and nobody could wait for it.
-            if interface.get("version", 0) >= 3 or not exchanges:
-                _wait_for(interface.get("stream"), stream, runtime)
-                return value
+        said = interface if isinstance(interface, dict) else {}
+        # Before version 3 the interface named no stream, and nobody could wait for it.
+        if (
+            said
+            and isinstance(value, DeviceArray)
+            and (said.get("version", 0) > 2 or not exchanges)
+        ):
+            _wait_for(said.get("stream"), stream, runtime)
+            return value
         if exchanges:
             return _from_dlpack(value, stream)
     except (RuntimeError, BufferError) as error:  # torch: of a tensor that needs its gradient

@@ -29,7 +29,12 @@ from hypothesis import strategies as st
 import edgeseg
 from edgeseg import kernels
 from edgeseg.bench import gpu_checks, gpu_homes
-from edgeseg.errors import BackendUnavailableError, InputError, NativeLibraryError
+from edgeseg.errors import (
+    BackendUnavailableError,
+    DeviceMemoryError,
+    InputError,
+    NativeLibraryError,
+)
 from edgeseg.kernels import _cuda_library, cuda, reference_blend, reference_fuse, reference_smooth
 from edgeseg.kernels._cuda_library import CudaLibrary
 from edgeseg.kernels._fuse import View
@@ -454,6 +459,12 @@ def test_wrong_arguments_are_refused(host: CudaLibrary) -> None:
         fuse([cuda.DeviceView(Memory(np.zeros((1, 4, 4))))])
     with pytest.raises(InputError, match="C-contiguous"):
         fuse([cuda.DeviceView(Strided(np.zeros((1, 4, 8), np.float32)[:, :, ::2]))])
+    shifted = unwritten((24,), np.uint8).array[1:21]
+    with pytest.raises(InputError, match="settings must begin at a multiple of 4 bytes"):
+        fuse([view], settings=Strided(shifted))
+    halves = np.frombuffer(unwritten((33,), np.uint8).array[1:].data, np.float16).reshape(1, 4, 4)
+    with pytest.raises(InputError, match="multiple of 2 bytes, as float16 is read"):
+        fuse([cuda.DeviceView(Strided(halves))])
     with pytest.raises(InputError, match="__cuda_array_interface__"):
         fuse([cuda.DeviceView(np.zeros((1, 4, 4), np.float32))])
     with pytest.raises(InputError, match="keep"):
@@ -508,6 +519,23 @@ def test_a_library_of_another_version_is_refused(tmp_path: Path) -> None:
     path = compile_shared(tmp_path / "libedgeseg_cuda.so", "-x", "c", str(source))
     with pytest.raises(NativeLibraryError, match=r"built for edgeseg 0\.0\.1.*EDGESEG_CUDA=ON"):
         _cuda_library.load_library(path)
+
+
+@needs_compiler
+def test_want_of_memory_on_the_device_is_told_apart(tmp_path: Path) -> None:
+    header = (KERNELS / "cuda" / "edgeseg_cuda.h").read_text()
+    names = set(re.findall(r"\b(edgeseg_cuda_\w+)\(", header))
+    texts = {"edgeseg_cuda_version", "edgeseg_cuda_error", "edgeseg_cuda_device_count"}
+    source = tmp_path / "full.c"
+    source.write_text(
+        "\n".join(f"int {name}(void) {{ return 2; }}" for name in sorted(names - texts))
+        + "\nint edgeseg_cuda_device_count(int* count) { *count = 1; return 0; }"
+        + '\nconst char* edgeseg_cuda_error(int status) { (void)status; return "no memory"; }'
+        + f'\nconst char* edgeseg_cuda_version(void) {{ return "{edgeseg.__version__}"; }}\n'
+    )
+    path = compile_shared(tmp_path / "libedgeseg_cuda.so", "-x", "c", str(source))
+    with pytest.raises(DeviceMemoryError, match="not enough memory on the device"):
+        cuda.prepare(_cuda_library.load_library(path))
 
 
 def test_a_file_that_is_no_library_is_refused(tmp_path: Path) -> None:

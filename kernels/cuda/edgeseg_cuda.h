@@ -5,7 +5,8 @@
  * keeps what is passed by value or through host pointers as it was when it was captured, and reads
  * anew what lies in device memory.
  *
- * Device pointers and the stream belong to the device that is current. Call edgeseg_cuda_prepare
+ * Device pointers and the stream belong to the device that is current; pointers are aligned as what
+ * they point to. Call edgeseg_cuda_prepare
  * once for each device before capturing: the first launch of a kernel may load its code, which a
  * capture does not allow. */
 #ifndef EDGESEG_CUDA_H
@@ -90,7 +91,8 @@ EDGESEG_API int edgeseg_cuda_decide_mask(const void* planes, int32_t dtype, int3
  * between the two passes, on the current device. Runs of one plan must not overlap. */
 typedef struct edgeseg_cuda_resize edgeseg_cuda_resize;
 
-/* Makes a plan; the only function here that allocates, and it waits for the device.
+/* Makes a plan, ready for work on any stream; the only function here that allocates, and it waits
+ * until its tables are on the device.
  *
  * targets: on the host, with `out` on the device, where every run writes.
  * mean, std: three values each, in the order R, G, B; std and scale are positive. */

@@ -64,7 +64,9 @@ inline bool is_aligned(const void* pointer, int64_t row_bytes) {
 
 #if defined(__CUDACC__)
 
+// A launch may be out of memory as well: threads' stacks lie on the device.
 inline int status_of(cudaError_t error) {
+    if (error == cudaErrorMemoryAllocation) return EDGESEG_OUT_OF_MEMORY;
     return error == cudaSuccess ? EDGESEG_OK : EDGESEG_CUDA_ERROR + static_cast<int>(error);
 }
 
@@ -216,15 +218,24 @@ inline int multiprocessors(int* count) {
     return status_of(cudaDeviceGetAttribute(count, cudaDevAttrMultiProcessorCount, device));
 }
 
-inline int allocate(void** memory, size_t bytes) {
-    const cudaError_t error = cudaMalloc(memory, bytes);
-    return error == cudaErrorMemoryAllocation ? EDGESEG_OUT_OF_MEMORY : status_of(error);
-}
+inline int allocate(void** memory, size_t bytes) { return status_of(cudaMalloc(memory, bytes)); }
 
 inline int release(void* memory) { return status_of(cudaFree(memory)); }
 
+// Copies from the host, and returns when everything has arrived. cudaMemcpy would return before, as
+// far as streams can tell that do not wait for the default one; and the default stream is out of
+// bounds while another thread captures.
 inline int upload(void* target, const void* source, size_t bytes) {
-    return status_of(cudaMemcpy(target, source, bytes, cudaMemcpyHostToDevice));
+    cudaStream_t stream = nullptr;
+    cudaError_t error = cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking);
+    if (error != cudaSuccess) return status_of(error);
+    error = cudaMemcpyAsync(target, source, bytes, cudaMemcpyHostToDevice, stream);
+    const cudaError_t arrived = cudaStreamSynchronize(stream);
+    const cudaError_t destroyed = cudaStreamDestroy(stream);
+    for (const cudaError_t later : {arrived, destroyed}) {
+        if (error == cudaSuccess) error = later;
+    }
+    return status_of(error);
 }
 
 #else
@@ -336,9 +347,12 @@ inline int multiprocessors(int* count) {
     return EDGESEG_OK;
 }
 
+// Full of garbage, as on a device.
 inline int allocate(void** memory, size_t bytes) {
     *memory = std::malloc(bytes);
-    return *memory == nullptr ? EDGESEG_OUT_OF_MEMORY : EDGESEG_OK;
+    if (*memory == nullptr) return EDGESEG_OUT_OF_MEMORY;
+    std::memset(*memory, 0xa5, bytes);
+    return EDGESEG_OK;
 }
 
 inline int release(void* memory) {

@@ -147,6 +147,13 @@ class Layout {
         return offset;
     }
 
+    // Replaces contents that were added before.
+    template <typename T>
+    void put(size_t offset, const std::vector<T>& values) {
+        const auto* bytes = reinterpret_cast<const unsigned char*>(values.data());
+        std::copy(bytes, bytes + values.size() * sizeof(T), contents_.begin() + offset);
+    }
+
     size_t size() const { return size_; }
     const std::vector<unsigned char>& contents() const { return contents_; }
 
@@ -265,10 +272,8 @@ int create(int32_t frame_width, int32_t frame_height, const edgeseg_view_target*
     }
     plan->values = reinterpret_cast<const float*>(base + values_at);
     plan->targets = reinterpret_cast<const Target*>(base + targets_at);
+    layout.put(targets_at, descriptions);
     status = upload(base, layout.contents().data(), layout.contents().size());
-    if (status == EDGESEG_OK) {
-        status = upload(base + targets_at, descriptions.data(), count * sizeof(Target));
-    }
     if (status != EDGESEG_OK) {
         release(plan->memory);
         return status;

@@ -106,6 +106,8 @@ def fuse_views(
     whole = (channels, *plane)
     shapes = (plane, whole) if channels == 1 else (whole,)
     given = read_array("settings", settings, (np.uint8,))
+    if given.address % ctypes.alignment(_fuse._Fusion) != 0:
+        raise InputError("settings must begin at a multiple of 4 bytes")
     if given.nbytes != SETTINGS_BYTES:
         raise InputError(
             f"settings are the {SETTINGS_BYTES} bytes of fusion_settings(), got {given.nbytes}"

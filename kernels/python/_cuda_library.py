@@ -14,7 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import edgeseg
-from edgeseg.errors import BackendError, BackendUnavailableError, InputError, NativeLibraryError
+from edgeseg.errors import (
+    BackendError,
+    BackendUnavailableError,
+    DeviceMemoryError,
+    InputError,
+    NativeLibraryError,
+)
 
 __all__ = ["CudaLibrary", "CudaLibraryInfo", "find_library", "library", "load_library"]
 
@@ -88,7 +94,7 @@ class CudaLibrary:
             BackendUnavailableError: there is no CUDA device.
             BackendError: CUDA refused the work.
             InputError: the library refused the arguments.
-            NativeLibraryError: memory is exhausted.
+            DeviceMemoryError: there is not enough memory.
         """
         self.require_device()
         function = getattr(self._functions, name)
@@ -101,7 +107,10 @@ class CudaLibrary:
         if status == _INVALID_ARGUMENT:
             raise InputError(f"{name} refused its arguments: {text}")
         if status == _OUT_OF_MEMORY:
-            raise NativeLibraryError(f"{name}: not enough memory on the device")
+            raise DeviceMemoryError(
+                f"{name}: not enough memory on the device: close what else uses it, or work on "
+                "smaller or fewer pictures"
+            )
         raise BackendError(
             f"{name} failed: {text} (CUDA error {status - _CUDA_ERROR}). The device of the arrays "
             "and of the stream must be the current one, and the library must hold code for it "

@@ -99,7 +99,7 @@ def resize_plan(
 ) -> ResizePlan:
     """Make the plan that resamples and normalises frames into several sizes and mirrorings.
 
-    It allocates device memory and waits for the device.
+    It allocates device memory and waits until its tables are there.
 
     Args:
         frame_px: (height, width) of the frames, 1 to 65535 each.
@@ -119,7 +119,8 @@ def resize_plan(
         InputError: an argument is not as described.
         BackendUnavailableError: there is no CUDA device.
         BackendError: CUDA refused the work.
-        NativeLibraryError: the library is missing or of another version, or memory is exhausted.
+        DeviceMemoryError: there is not enough memory on the device.
+        NativeLibraryError: the library is missing or of another version.
     """
     height, width = frame_px
     if not (1 <= height <= MAX_SIDE_PX and 1 <= width <= MAX_SIDE_PX):

@@ -108,6 +108,11 @@ def read_array(
         raise InputError(f"{name} must be {' or '.join(map(str, allowed))}, got {dtype}")
     if not address or 0 in shape:
         raise InputError(f"{name} is empty: shape {shape}")
+    if address % dtype.alignment != 0:
+        raise InputError(
+            f"{name} must begin at a multiple of {dtype.alignment} bytes, as {dtype} is read, got "
+            f"the address {address:#x}"
+        )
     packed = _packed_strides(shape, dtype.itemsize)
     found = packed if strides is None else tuple(int(stride) for stride in strides)
     if len(found) != len(shape):

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import sys
@@ -48,41 +49,43 @@ DESCRIBE = Path(__file__).with_name("describe.py")
 DOWNLOAD_TIMEOUT_S = 60
 DESCRIBE_TIMEOUT_S = 60
 
-_refused: list[str] = []
-"""Why a download failed in this process: the next one would only wait for the same answer."""
+_refused: dict[str, str] = {}
+"""Why a wheel could not be had in this process; what times out once is not asked for again."""
 
 
-def is_bindings_wheel(path: Path) -> bool:
-    """Whether the file is a whole archive that holds the extension module."""
+def is_wheel(path: Path, holds: str) -> bool:
+    """Whether the file is a whole archive with a member whose path starts with ``holds``."""
     try:
         with zipfile.ZipFile(path) as archive:
-            return (
-                archive.testzip() is None and "tensorrt_bindings/tensorrt.so" in archive.namelist()
-            )
+            named = any(name.startswith(holds) for name in archive.namelist())
+            return named and archive.testzip() is None
     except (OSError, zipfile.BadZipFile):
         return False
 
 
-def wheel(version: str) -> Path:
-    """The wheel of a version for this interpreter, fetched once and then kept."""
+def wheel(distribution: str, version: str, holds: str) -> Path:
+    """A wheel for this interpreter, fetched once and then kept; skips when it cannot be had.
+
+    Args:
+        distribution: its name in the package index.
+        version: of it.
+        holds: how the path of what is wanted of it starts.
+    """
     if not sys.platform.startswith("linux"):
         pytest.skip("the bindings are extension modules for Linux")
-    distribution = VERSIONS[version]
-    python = f"{sys.version_info.major}{sys.version_info.minor}"
     try:
         folder = cache_folder("test-wheels")
     except OutputError as error:
         pytest.skip(str(error))
-    pattern = f"{distribution.replace('-', '_')}-{version}-cp{python}-*_{platform.machine()}.whl"
-    for kept in sorted(folder.glob(pattern)):
-        if is_bindings_wheel(kept):
+    python = f"cp{sys.version_info.major}{sys.version_info.minor}"
+    stem = f"{distribution.replace('-', '_')}-{version}-{python}"
+    for kept in sorted(folder.glob(f"{stem}-*_{platform.machine()}.whl")):
+        if is_wheel(kept, holds):
             return kept
         kept.unlink(missing_ok=True)
-    if _refused:
-        pytest.skip(_refused[0])
     with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder) as place:
         fetched = download(f"{distribution}=={version}", Path(place))
-        if not is_bindings_wheel(fetched):
+        if not is_wheel(fetched, holds):
             pytest.skip(f"{fetched.name} from the package index does not open")
         target = folder / fetched.name
         fetched.replace(target)
@@ -91,6 +94,9 @@ def wheel(version: str) -> Path:
 
 def download(requirement: str, folder: Path) -> Path:
     """One wheel from the configured package index; skips with pip's reason."""
+    reason = _refused.get(requirement) or _refused.get("")
+    if reason is not None:
+        pytest.skip(reason)
     command = [
         *(sys.executable, "-m", "pip", "download", "--quiet", "--disable-pip-version-check"),
         *("--no-deps", "--only-binary=:all:", "--retries", "1", "--timeout", "15"),
@@ -102,27 +108,27 @@ def download(requirement: str, folder: Path) -> Path:
             command, capture_output=True, text=True, check=False, timeout=DOWNLOAD_TIMEOUT_S
         )
     except subprocess.TimeoutExpired:
-        _refused.append(f"the package index gave no {requirement} in {DOWNLOAD_TIMEOUT_S} s")
-        pytest.skip(_refused[0])
+        _refused[""] = f"the package index gave no {requirement} in {DOWNLOAD_TIMEOUT_S} s"
+        pytest.skip(_refused[""])
     wheels = sorted(folder.glob("*.whl"))
     if done.returncode != 0 or not wheels:
         lines = done.stderr.strip().splitlines() or ["pip said nothing"]
-        _refused.append(f"{requirement} cannot be fetched: {lines[-1]}")
-        pytest.skip(_refused[0])
+        _refused[requirement] = f"{requirement} cannot be fetched: {lines[-1]}"
+        pytest.skip(_refused[requirement])
     return wheels[0]
 
 
 def stand_ins(folder: Path) -> Path:
     """A folder of empty libraries under the names that every version's bindings ask for."""
-    compiler = os.environ.get("CC") or shutil.which("cc") or shutil.which("gcc")
-    if compiler is None:
+    compiler = shlex.split(os.environ.get("CC", "")) or [shutil.which("cc") or "gcc"]
+    if shutil.which(compiler[0]) is None:
         pytest.skip("no C compiler for the stand-in libraries of the TensorRT bindings")
     folder.mkdir()
     source = folder / "stand_in.c"
     source.write_text("".join(f"void *{name}(void) {{ return 0; }}\n" for name in FUNCTIONS))
     built = folder / "stand_in.so"
     done = subprocess.run(
-        [compiler, "-shared", "-fPIC", "-o", str(built), str(source)],
+        [*compiler, "-shared", "-fPIC", "-o", str(built), str(source)],
         capture_output=True,
         text=True,
         check=False,
@@ -142,7 +148,8 @@ def described(version: str, libraries: Path, folder: Path) -> dict[str, Any]:
         libraries: what ``stand_ins`` made.
         folder: an empty temporary folder; the wheel is unpacked into it.
     """
-    with zipfile.ZipFile(wheel(version)) as archive:
+    path = wheel(VERSIONS[version], version, "tensorrt_bindings/tensorrt.so")
+    with zipfile.ZipFile(path) as archive:
         archive.extractall(folder)
     # Isolated, so that neither the environment nor this folder lends the child modules.
     done = subprocess.run(

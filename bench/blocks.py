@@ -80,8 +80,10 @@ _MOVES = frozenset(
 # Such as ``image_QuantizeLinear`` and ``Reformatting CopyNode for Input Tensor 0 to image``.
 _CONVERSION = re.compile(r"(^|_)(Cast|QuantizeLinear|DequantizeLinear)$|^Reformatting CopyNode ")
 
-_NODE = r"(?<![A-Za-z0-9.])/(?:views\.\d+/)?(?:(?:backbone|decoder|head|probes)/|[A-Z])"
-_WEIGHT = r"(?<![A-Za-z0-9./])(?:backbone|decoder|head|probes)\."
+# Not in the middle of a name, except where three dots end one.
+_AFRESH = r"(?:(?<=\.\.\.)|(?<![A-Za-z0-9.]))"
+_NODE = rf"{_AFRESH}/(?:views\.\d+/)?(?:(?:backbone|decoder|head|probes)/|[A-Z])"
+_WEIGHT = rf"{_AFRESH}(?<!/)(?:backbone|decoder|head|probes)\."
 _START = rf"(?:{_NODE}|{_WEIGHT})"
 # A name runs on to the next one, to three dots, or to what cannot be part of one.
 _MENTION = re.compile(rf"{_START}(?:(?!\.\.\.|{_NODE})[\w./-])*")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pytest
 
@@ -31,6 +31,15 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> CudaLibrary:
     if cuda_host.COMPILER is None:
         pytest.skip("no C++ compiler")
     return cuda_host.compile_kernels(tmp_path_factory.mktemp("cuda"))
+
+
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A checkpoint and its graph for each layout; nobody changes them."""
+    pytest.importorskip("torch")
+    from exported_graphs import export_all
+
+    return export_all(tmp_path_factory.mktemp("exported"))
 
 
 @pytest.fixture(scope="session")

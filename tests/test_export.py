@@ -9,19 +9,18 @@ import os
 import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 import torch
 from checkpoints import LAYOUTS, make_checkpoint, make_state_dict
+from exported_graphs import HYPER, SIZE, Exported
 from onnx import numpy_helper
 from reference import reference_logits
 
 from edgeseg.errors import ExportError, OutputError, UsageError
 from edgeseg.export import (
-    ExportedGraph,
     InputSize,
     LoadedCheckpoint,
     check_parity,
@@ -31,23 +30,6 @@ from edgeseg.export import (
 
 Tensors = Mapping[str, np.ndarray]
 Run = Callable[[Tensors], Mapping[str, np.ndarray]]
-
-HYPER: dict[str, dict[str, Any]] = {
-    "segdino_v1": {"classes": 3, "width": 96, "heads": 3},
-    "segdino_v1_old": {"swiglu": True, "mlp_width": 72},
-    "segdino_v1_fine": {"features": 24, "registers": 2},
-    "segdino_v2": {"decoder_channels": 64, "key_bias": True},
-    "segdino_v2_first": {"norm": "batch", "classes": 2, "depth": 5},
-    "dino_mvr": {
-        "classes": 2,
-        "width": 96,
-        "heads": 3,
-        "config": {"resolutions": [[96, 64], [224, 320]], "flips": ["v"]},
-    },
-}
-"""One graph a layout, so made that together they vary everything that can vary."""
-
-SIZE = InputSize(224, 320)
 
 
 def _onnxruntime(path: Path) -> Run:
@@ -75,21 +57,6 @@ RUNTIMES = {"onnxruntime": _onnxruntime, "openvino": _openvino}
 
 VIEWS = {"dino_mvr": 2}
 """Inputs of a graph; one if not named."""
-
-Exported = dict[str, tuple[LoadedCheckpoint, ExportedGraph]]
-
-
-@pytest.fixture(scope="module")
-def exported(tmp_path_factory: pytest.TempPathFactory) -> Exported:
-    folder = tmp_path_factory.mktemp("export")
-    graphs = {}
-    for layout in LAYOUTS:
-        loaded = load(make_checkpoint(folder / f"{layout}.pth", layout, **HYPER[layout]))
-        graph = export_onnx(
-            loaded, folder / f"{layout}.onnx", height_px=SIZE.height_px, width_px=SIZE.width_px
-        )
-        graphs[layout] = (loaded, graph)
-    return graphs
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

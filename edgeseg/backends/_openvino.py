@@ -72,13 +72,17 @@ class OpenVinoEngine(Engine):
         }
         if options.threads is not None and options.device == "CPU":
             config["INFERENCE_NUM_THREADS"] = options.threads
-        if options.profile:
-            config["PERF_COUNT"] = True
-        try:
+
+        def compile_profiled() -> Any:
             model = _cut(ov, core.read_model(str(path)), options)
-            if options.profile:
-                profiling.name_parts(model)
-            self._compiled = core.compile_model(model, options.device, config)
+            profiling.name_parts(model)
+            return core.compile_model(model, options.device, {**config, "PERF_COUNT": True})
+
+        self._compile_profiled = compile_profiled
+        try:
+            self._compiled = core.compile_model(
+                _cut(ov, core.read_model(str(path)), options), options.device, config
+            )
         except RuntimeError as error:
             raise BackendError(f"OpenVINO cannot compile {path}: {_first_line(error)}") from error
         parallel = 1
@@ -121,13 +125,12 @@ class OpenVinoEngine(Engine):
             self._requests.put(request)
 
     def _profile(self, inputs: dict[str, Array], rounds: int) -> tuple[LayerTime, ...]:
-        request = self._requests.get()
         try:
-            return profiling.measure(self._compiled, request, inputs, rounds)
+            return profiling.measure(
+                self._compile_profiled, inputs, rounds, cumulative=self.info.device == "CPU"
+            )
         except RuntimeError as error:
             raise BackendError(f"OpenVINO failed while running: {_first_line(error)}") from error
-        finally:
-            self._requests.put(request)
 
     def _close(self) -> None:
         self._requests = queue.SimpleQueue()

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import re
 import statistics
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from edgeseg.backends.base import Array, LayerTime
 
 __all__ = ["measure", "name_parts"]
 
+_MODELS = 5
 _GENERATED = re.compile(r"\w+_\d+")
 
 
@@ -40,33 +41,57 @@ def name_parts(model: Any) -> None:
 
 
 def measure(
-    compiled: Any, request: Any, inputs: Mapping[str, Array], rounds: int
+    compile_model: Callable[[], Any], inputs: Mapping[str, Array], rounds: int, *, cumulative: bool
 ) -> tuple[LayerTime, ...]:
     """Median times of the layers that run, in their order.
 
+    The CPU's counters hold, in whole microseconds, the mean over all runs since the model was
+    compiled. So a few models are compiled in turn, the mean over a share of the rounds is taken
+    from each by what its counters say before and after, and the medians are over those means.
+    Layers of less than a microsecond are left out: the library says that they did not run.
+
     Args:
-        compiled: the ``CompiledModel``, compiled with ``PERF_COUNT``.
-        request: of it.
+        compile_model: compiles the model anew, with ``PERF_COUNT``.
         inputs: for all inputs.
-        rounds: runs that count; one goes ahead.
+        rounds: runs that count.
+        cumulative: whether counters hold such means; otherwise those of the last run.
     """
-    fused = _fused_names(compiled)
     times: dict[tuple[int, str], list[float]] = {}
     kinds: dict[tuple[int, str], str] = {}
-    for turn in range(rounds + 1):
+    names: dict[str, str] = {}
+
+    def run(request: Any) -> dict[tuple[int, str], float]:
         request.infer(inputs, share_inputs=True)
-        if turn == 0:
-            continue
+        found = {}
         for place, layer in enumerate(request.profiling_info):
-            if layer.status.name != "EXECUTED":
-                continue
-            key = (place, layer.node_name)
-            times.setdefault(key, []).append(1e3 * layer.real_time.total_seconds())
-            kinds[key] = layer.node_type
+            if layer.status.name == "EXECUTED":
+                key = (place, str(layer.node_name))
+                found[key] = 1e3 * layer.real_time.total_seconds()
+                kinds[key] = str(layer.node_type)
+        return found
+
+    for share in _shares(rounds) if cumulative else (rounds,):
+        compiled = compile_model()
+        names.update(_fused_names(compiled))
+        request = compiled.create_infer_request()
+        warm = run(request)
+        counted = [run(request) for _ in range(share)]
+        if cumulative:
+            last = counted[-1]
+            counted = [{k: ((share + 1) * ms - warm.get(k, 0.0)) / share for k, ms in last.items()}]
+        for found in counted:
+            for key, ms in found.items():
+                times.setdefault(key, []).append(max(ms, 0.0))
     return tuple(
-        LayerTime(fused.get(key[1], key[1]), kinds[key], statistics.median(values))
-        for key, values in times.items()
+        LayerTime(names.get(key[1], key[1]), kinds[key], statistics.median(times[key]))
+        for key in sorted(times)
     )
+
+
+def _shares(rounds: int) -> tuple[int, ...]:
+    """The rounds in up to five parts, the larger ones first."""
+    parts = min(_MODELS, rounds)
+    return tuple(rounds // parts + (part < rounds % parts) for part in range(parts))
 
 
 def _fused_names(compiled: Any) -> dict[str, str]:

@@ -187,12 +187,15 @@ class Engine(Closing):
 
         Raises:
             BackendUnavailableError: this library tells no times of layers.
-            UsageError: the engine was opened without ``EngineOptions.profile``.
+            UsageError: the engine was opened without ``EngineOptions.profile``, or there are no
+                rounds.
         """
         if self._closed:
             raise BackendError(f"this {self.info.backend} engine is closed")
         if not self.profiled:
             raise UsageError("open the engine with EngineOptions(profile=True) to profile it")
+        if rounds < 1:
+            raise UsageError(f"rounds must be at least 1, got {rounds}")
         self._check(inputs)
         return self._profile(
             {s.name: np.ascontiguousarray(inputs[s.name]) for s in self.inputs}, rounds

@@ -43,6 +43,8 @@ class Faults:
     """By the number of the call, from 1 on, of all contexts."""
     unsupported: tuple[str, ...] = ()
     """ONNX operators that the parser does not know."""
+    invalid: tuple[str, ...] = ()
+    """Names of nodes that the parser cannot read."""
     parse_silent: bool = False
     """The parser fails and lists no error."""
     timing_cache: bool = False

@@ -189,6 +189,9 @@ class OnnxParser(Part):
             if node.op_type in self._lib.faults.unsupported:
                 text = f"No importer registered for op: {node.op_type}.\nAttempting a plugin."
                 self._fail("UNSUPPORTED_NODE", number, (node.name, node.op_type), text)
+            if node.name in self._lib.faults.invalid:
+                text = "its attributes are wrong"
+                self._fail("INVALID_NODE", number, (node.name, node.op_type), text)
         if self._errors:
             return False
         weights = {one.name for one in graph.initializer}

@@ -311,7 +311,14 @@ def test_an_unsupported_operator_is_named_with_its_node(
 
 def test_a_damaged_onnx_file_is_one_line(model: Path, trt: Any, cuda: FakeRuntime) -> None:
     model.write_bytes(b"\x08 not a model" * 9)
-    assert str(model) in _failure(BackendError, model, trt, cuda)
+    message = _failure(BackendError, model, trt, cuda)
+    assert f"{model}: the file: Failed to parse" in message
+
+
+def test_a_node_that_cannot_be_read_is_named(model: Path, trt: Any, cuda: FakeRuntime) -> None:
+    trt.faults.invalid = ("decide",)
+    message = _failure(BackendError, model, trt, cuda)
+    assert "node 'decide' (ArgMax): its attributes are wrong" in message
 
 
 def test_a_parser_that_lists_no_error_is_quoted_from_the_log(
@@ -769,6 +776,46 @@ def test_any_allocation_that_fails_frees_all_others(refused: int, model: Path) -
         gc.collect()
         assert dict(trt.alive()) == {} and trt.complaints == []
         assert cuda.live() == {}
+
+
+def test_closing_waits_for_the_call_of_another_thread(
+    compiled: Path, trt: Any, gpu: Gpu, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    engine = TensorRtEngine(compiled, EngineOptions(device="GPU"), gpu=gpu, trt=trt)
+    running, closing = threading.Event(), threading.Event()
+    execute = trt.IExecutionContext.execute_async_v3
+
+    def slow(self: Any, stream_handle: int) -> bool:
+        running.set()
+        assert closing.wait(20)
+        return bool(execute(self, stream_handle))
+
+    monkeypatch.setattr(trt.IExecutionContext, "execute_async_v3", slow)
+    inputs, answers = _inputs(), []
+    late: list[BaseException] = []
+
+    def second() -> None:
+        try:
+            engine.infer(inputs)
+        except BackendError as error:
+            late.append(error)
+
+    threads = [
+        threading.Thread(target=lambda: answers.append(engine.infer(inputs))),
+        threading.Thread(target=second),
+        threading.Thread(target=engine.close),
+    ]
+    threads[0].start()
+    assert running.wait(20)
+    threads[1].start()
+    threads[2].start()
+    while not engine._closed:
+        pass
+    closing.set()
+    for thread in threads:
+        thread.join(20)
+    _assert_answers(answers[0], inputs)
+    assert len(late) == 1 and "closed" in str(late[0])
 
 
 def test_closing_frees_everything_and_twice_does_nothing(

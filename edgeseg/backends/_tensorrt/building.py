@@ -117,7 +117,12 @@ class Build(Closing):
             # Those after the first are mostly its consequences.
             first: trt.ParserError = self._parser.get_error(0)
             more = f" (and {errors - 1} more)" if errors > 1 else ""
-            raise self._refused(_explain(self._lib, first) + more)
+            if first.code() == self._lib.ErrorCode.UNSUPPORTED_NODE:
+                raise self._refused(
+                    _unsupported(first) + more,
+                    "use a later TensorRT, or export the model without this operator",
+                )
+            raise self._refused(_explain(first) + more)
         if self._network.num_outputs < 1:
             raise self._refused("it has no outputs")
         for i in range(self._network.num_inputs):
@@ -149,9 +154,11 @@ class Build(Closing):
         if serialized is None:
             if heard.out_of_memory:
                 raise self._out_of_memory(heard)
+            scarce = "workspace" in heard.quote().lower()
             raise BackendError(
                 f"TensorRT {version} cannot compile {self._onnx} for {self._device.name} "
-                f"({heard.quote()}): try another variant, or another version of TensorRT"
+                f"({heard.quote()}): {'allow more workspace, or ' if scarce else ''}try another "
+                "variant or another version of TensorRT"
             )
         if heard.errors:
             notes.append(f"TensorRT compiled it in spite of errors ({heard.quote()})")
@@ -174,10 +181,11 @@ class Build(Closing):
         self._timings = None
         self._monitor = None
 
-    def _refused(self, reason: str) -> BackendError:
+    def _refused(
+        self, reason: str, advice: str = "try another variant, or build the bundle again"
+    ) -> BackendError:
         return BackendError(
-            f"TensorRT {self._lib.__version__} cannot read {self._onnx}: {reason}: use another "
-            "variant or a later TensorRT, or export the model without it"
+            f"TensorRT {self._lib.__version__} cannot read {self._onnx}: {reason}: {advice}"
         )
 
     def _out_of_memory(self, heard: Heard) -> DeviceMemoryError:
@@ -188,16 +196,28 @@ class Build(Closing):
         )
 
 
-def _explain(lib: Any, error: trt.ParserError) -> str:
-    """One line on what the parser stumbled over."""
-    operator, name = str(error.node_operator()), str(error.node_name())
-    where = f"node {name!r}" if name else f"node {int(error.node())}"
-    if error.code() == lib.ErrorCode.UNSUPPORTED_NODE:
-        what = f"it does not support the operator {operator or 'of'} ({where})"
-    else:
-        what = f"{where} ({operator})" if operator else where
-    said = " ".join(str(error.desc()).split())
-    return f"{what}: {said}" if said else what
+def _unsupported(error: trt.ParserError) -> str:
+    """One line on an operator that the parser does not know."""
+    operator = str(error.node_operator()) or "of one node"
+    return f"it does not support the operator {operator} ({_place(error)}{_said(error)})"
+
+
+def _explain(error: trt.ParserError) -> str:
+    """One line on what else the parser stumbled over."""
+    operator = str(error.node_operator())
+    return _place(error) + (f" ({operator})" if operator else "") + _said(error)
+
+
+def _place(error: trt.ParserError) -> str:
+    """The node's name, else its number; an error of the whole file has neither."""
+    if error.node_name():
+        return f"node {str(error.node_name())!r}"
+    return f"node {int(error.node())}" if int(error.node()) >= 0 else "the file"
+
+
+def _said(error: trt.ParserError) -> str:
+    text = " ".join(str(error.desc()).split())
+    return f": {text}" if text else ""
 
 
 def _check_dla(version: str, cores: int, core: int) -> None:

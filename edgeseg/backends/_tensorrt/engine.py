@@ -81,7 +81,7 @@ class TensorRtEngine(Engine):
                 nothing in a plan.
             gpu: an open device, which stays open; None opens the one of ``options.device``.
             trt: the module ``tensorrt``; None imports it.
-            dla: the DLA core the plan was compiled for, if it was.
+            dla: the DLA core to use for a plan that was compiled for one; None is the first.
 
         Raises:
             MissingDependencyError: TensorRT or cuda-bindings is not installed.
@@ -175,17 +175,18 @@ class TensorRtEngine(Engine):
 
     def _infer(self, inputs: dict[str, Array]) -> dict[str, Array]:
         with self._lock:
+            if self._closed:  # while this call waited
+                raise BackendError("this tensorrt engine is closed")
             return self._run(inputs)
 
     def _run(self, inputs: dict[str, Array]) -> dict[str, Array]:
         self._gpu.make_current()  # CUDA's current device is each thread's own
         path = self._host_path = self._host_path or self._make_host_path()
-        handle = path.stream.handle
-        for name, array in inputs.items():
-            path.host[name].array[...] = array
-            self._gpu.upload(path.device[name], path.host[name].array, path.stream)
         try:
-            self.enqueue(path.device, handle)
+            for name, array in inputs.items():
+                path.host[name].array[...] = array
+                self._gpu.upload(path.device[name], path.host[name].array, path.stream)
+            self.enqueue(path.device, path.stream.handle)
             for spec in self.outputs:
                 self._gpu.download(path.host[spec.name].array, path.device[spec.name], path.stream)
         finally:
@@ -204,14 +205,15 @@ class TensorRtEngine(Engine):
 
     def _close(self) -> None:
         """Free what uses the engine, then the engine, then what it came from."""
-        self._host_path = None
-        self._scratch = {}
-        self._context = None
-        self._profiler = None
-        self._engine = None
-        self._runtime = None
-        gc.collect()
-        self._resources.close()
+        with self._lock:  # not beneath a call of another thread
+            self._host_path = None
+            self._scratch = {}
+            self._context = None
+            self._profiler = None
+            gc.collect()  # what errors of earlier calls still refer to
+            self._engine = None
+            self._runtime = None
+            self._resources.close()
 
     def _make_context(self, lib: Any, plan: Path, profile: bool) -> None:
         with self._log.listen() as heard:

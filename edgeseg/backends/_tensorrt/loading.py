@@ -20,7 +20,7 @@ def make_runtime(lib: Any, dla: int | None = None) -> trt.Runtime:
 
     Args:
         lib: the loaded library.
-        dla: the DLA core for plans that were compiled for one.
+        dla: the DLA core for plans that were compiled for one; None is the first, if there is one.
 
     Raises:
         BackendUnavailableError: it does not start, or has no such DLA core.
@@ -39,14 +39,15 @@ def make_runtime(lib: Any, dla: int | None = None) -> trt.Runtime:
                 f"TensorRT {lib.__version__} does not start ({heard.quote()}): check with "
                 "nvidia-smi (on a Jetson: edgeseg doctor) that the driver serves its CUDA version"
             ) from error
-        if dla is not None:
-            cores = int(runtime.num_DLA_cores)
-            if dla >= cores:
-                raise BackendUnavailableError(
-                    f"the plan is for DLA core {dla}, and TensorRT {lib.__version__} finds {cores} "
-                    "here: build again without --dla"
-                )
-            runtime.DLA_core = dla
+        cores = int(runtime.num_DLA_cores)
+        if dla is not None and dla >= cores:
+            raise BackendUnavailableError(
+                f"the plan is for DLA core {dla}, and TensorRT {lib.__version__} finds {cores} "
+                "here: build again without --dla"
+            )
+        if cores:
+            # Plans with layers for a DLA need a core; others do not look at it.
+            runtime.DLA_core = dla or 0
     return runtime
 
 

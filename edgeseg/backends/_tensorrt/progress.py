@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import tensorrt as trt
 
-__all__ = ["BuildProgress", "make_monitor"]
+__all__ = ["TOTAL", "BuildProgress", "make_monitor"]
 
 TOTAL = 100
+"""Of what is reported."""
 
 
 @dataclass

@@ -1,19 +1,25 @@
 """The examples of the documentation run as they are printed, and its commands are commands."""
 
+import ast
 import configparser
 import importlib.util
+import inspect
 import re
 import shlex
 import shutil
 from fractions import Fraction
 from pathlib import Path
+from typing import get_args, get_type_hints
 
 import pytest
 
+import edgeseg
 from edgeseg._jetson import JETPACKS
 from edgeseg.backends._tensorrt.library import check_version
 from edgeseg.cli import _parser
 from edgeseg.errors import BackendUnavailableError
+from edgeseg.workflows.build import BuildReport
+from edgeseg.workflows.compile import CompileReport
 
 ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
@@ -58,6 +64,23 @@ def test_the_api_examples_run(
         exec(compile(block, f"api.md, block {number}", "exec"), names)
     assert names["result"].mask.shape == (480, 640)
     assert "auto chose openvino" not in names.get("error", "")
+
+
+def test_the_api_examples_that_need_a_gpu_name_what_there_is() -> None:
+    (block,) = re.findall(r"```py\n(.*?)```", API.read_text(), re.DOTALL)
+    tree = ast.parse(block)
+    calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    called = {node.func.attr: node for node in calls if isinstance(node.func, ast.Attribute)}
+    assert set(called) == {"build", "open"}
+    for name, node in called.items():
+        signature = inspect.signature(getattr(edgeseg, name))
+        signature.bind(*node.args, **{word.arg: word.value for word in node.keywords})
+    (chain,) = re.findall(r"report((?:\.\w+)+)", block)
+    kind: type = BuildReport
+    for attribute in chain.removeprefix(".").split("."):
+        hint = get_type_hints(kind, localns={"CompileReport": CompileReport})[attribute]
+        kind = next((one for one in get_args(hint) if one is not type(None)), hint)
+    assert kind is str
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from jetson_files import ORIN_NANO, cooling, gpu, lay_files, orin_nano, thor, zone
 
+from edgeseg import _optional
 from edgeseg._jetson import JETPACKS, PowerMode, is_jetson, jetpack_of, read_jetson
+from edgeseg._optional import require
+from edgeseg.errors import MissingDependencyError
 
 
 def test_an_orin(tmp_path):
@@ -194,3 +198,19 @@ def test_reading_changes_nothing(tmp_path):
     before = {path: path.read_bytes() for path in Path(root).rglob("*") if path.is_file()}
     read_jetson(root)
     assert {path: path.read_bytes() for path in Path(root).rglob("*") if path.is_file()} == before
+
+
+@pytest.mark.parametrize(
+    ("module", "command"),
+    [("tensorrt", "python3-libnvinfer"), ("cuda.bindings.nothing", "'cuda-bindings>=12.6,<13'")],
+)
+def test_what_is_missing_on_a_jetson_comes_from_jetpack(monkeypatch, module, command):
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(MissingDependencyError, match=r"edgeseg\[tensorrt\]"):
+        require(module, "tensorrt")
+    monkeypatch.setattr(_optional, "is_jetson", lambda: True)
+    with pytest.raises(MissingDependencyError) as caught:
+        require(module, "tensorrt")
+    assert command in str(caught.value) and "edgeseg[" not in str(caught.value)
+    with pytest.raises(MissingDependencyError, match=r"edgeseg\[onnxruntime\]"):
+        require(module, "onnxruntime")

@@ -1,9 +1,9 @@
 """Wheels of NVIDIA's bindings; those of TensorRT are imported without TensorRT.
 
-The extension module of the TensorRT bindings needs three shared libraries and nine functions of them.
-With empty stand-ins on the loader's path it imports, and shows every class, enum and signature; no
-call of TensorRT can be made that way. Wheels are kept in the cache of this user, what is unpacked
-from them only in a temporary folder; nothing of them belongs into the repository.
+The extension module of the TensorRT bindings needs three shared libraries and nine functions of
+them. With empty stand-ins on the loader's path it imports, and shows every class, enum and
+signature; no call of TensorRT can be made that way. Wheels are kept in the cache of this user, what
+is unpacked from them only in a temporary folder; nothing of them belongs into the repository.
 """
 
 from __future__ import annotations

@@ -193,7 +193,7 @@ class StreamCalls(Core):
         made: dict[Node, Operation] = {}
         for node in executable.nodes:
             after = tuple(made[earlier] for earlier in node.after) or tuple(before)
-            made[node] = self._scheduler.add(Operation(node.run, node, after))
+            made[node] = self._scheduler.add(Operation(node.run, object(), after))
         last = self._scheduler.add(Operation(nothing, found, (*before, *made.values())))
         found.tail = executable.last = last
         return (Error.cudaSuccess,)

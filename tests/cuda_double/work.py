@@ -14,7 +14,7 @@ class Operation:
 
     run: Callable[[], None]
     lane: object
-    """What is served together: a stream, or a node of a graph."""
+    """What is served together: a stream, or something of its own in a graph."""
     after: tuple[Operation, ...]
     done: bool = False
 

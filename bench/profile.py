@@ -55,7 +55,7 @@ class BlockTable:
 
     def table(self) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
         """Columns and rows for people: each block, and under it its slowest layers."""
-        rows = []
+        rows: list[tuple[str, ...]] = []
         for block in self.blocks:
             rows.append((block.name, f"{block.ms:.2f}", f"{block.share:.1%}", str(_count(block))))
             for layer in block.layers[:_SHOWN]:

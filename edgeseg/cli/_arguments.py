@@ -24,7 +24,10 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
     """The choices of ``edgeseg.open``: backend, device, precision and threads."""
     parser.add_argument("--backend", default="auto", help="auto, openvino, onnxruntime or tensorrt")
     parser.add_argument(
-        "--device", default="auto", help="CPU, GPU, GPU.1, NPU, ... (default: as the backend needs)"
+        "--device",
+        default="auto",
+        help="CPU, GPU, GPU.1, NPU, TENSORRT (inside ONNX Runtime), ... (default: as the backend "
+        "needs)",
     )
     parser.add_argument("--precision", help="fp32, fp16, fp16-safe or int8 (default: as built)")
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads of the engine")

@@ -48,11 +48,16 @@ pytest.importorskip("openvino")
 SIZE = (4, 6)
 
 
-@pytest.fixture(autouse=True, scope="module")
+@pytest.fixture(autouse=True)
 def quick_collections() -> Iterator[None]:
-    """Leave what is imported out of the many collections that this module and its tests ask for."""
+    """Leave what is there already out of the many collections that a test asks for."""
     gc.collect()
     gc.freeze()
+    yield
+
+
+@pytest.fixture(autouse=True, scope="module")
+def thaw() -> Iterator[None]:
     yield
     gc.unfreeze()
 

@@ -163,10 +163,9 @@ class Gpu(Closing):
 
         Args:
             target: on the device; rows may be any distance apart.
-            source: of the same shape and dtype; rows may be any distance apart. From page-locked
-                memory (``host``) the copy is asynchronous, and the memory must stay unchanged
-                until it is done. From other memory the call takes the values before it returns;
-                such a copy cannot be captured safely.
+            source: of the same shape and dtype; rows may be any distance apart. It must stay as it
+                is until the copy is done. From page-locked memory (``host``) the copy is
+                asynchronous; from other memory the call may wait, and cannot be captured.
             stream: to enqueue on.
 
         Raises:
@@ -181,8 +180,9 @@ class Gpu(Closing):
         """Enqueue a copy from the device to the host.
 
         Args:
-            target: writable; rows may be any distance apart. Into page-locked memory (``host``) the
-                copy is asynchronous; into other memory the call waits for it.
+            target: writable; rows may be any distance apart. It is to be read when the copy is done.
+                Into page-locked memory (``host``) the copy is asynchronous; into other memory the
+                call may wait, and cannot be captured.
             source: on the device, of the same shape and dtype; rows may be any distance apart.
             stream: to enqueue on.
 

@@ -6,21 +6,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from edgeseg import model as models
 from edgeseg._progress import Progress, silent
 from edgeseg.errors import DataError, UsageError
-from edgeseg.model import Model, Result
+from edgeseg.model import Model
 from edgeseg.overlay import Overlay, parse_colours
 from edgeseg.settings import Settings
 from edgeseg.spec import Precision
 from edgeseg.temporal import TemporalSmoother
-from edgeseg.video.base import Frame, MediaKind, Source
+from edgeseg.video.base import MediaKind, Source
 from edgeseg.video.pipeline import PipelineReport, run_pipeline
 from edgeseg.video.sink import SinkSpec, check_suffix, open_sink
 from edgeseg.video.source import media_kind, open_source
-from edgeseg.video.stages import Draw, Picture, frame_stages
+from edgeseg.workflows._route import HOST_ENGINE, foreground_classes, open_route
 
 __all__ = ["RunReport", "run"]
 
@@ -39,6 +37,8 @@ class RunReport:
     variant: str
     resets: tuple[tuple[float, str], ...]
     """Milliseconds into the video, and why, of each time that smoothing started anew."""
+    frame_path: str
+    """Which way the frames took, in words, and for an engine of a GPU why not the other."""
     pipeline: PipelineReport
 
     def __str__(self) -> str:
@@ -47,6 +47,8 @@ class RunReport:
             f"{self.output}: {frames}, {self.frames_with_foreground} with foreground, "
             f"{self.pipeline.fps:.1f} frames/s ({self.variant} on {self.backend})"
         )
+        if self.frame_path != HOST_ENGINE:
+            text += f"; frames {self.frame_path}"
         if not self.resets:
             return text
         times = ", ".join(f"{time_ms / 1e3:.2f} s ({why})" for time_ms, why in self.resets[:5])
@@ -131,12 +133,8 @@ def run(
         if _is_same(source.path, target):
             raise UsageError(f"{target} is the input itself: choose another output")
         model.check_threshold(threshold)
-        colours = parse_colours(color, _foreground_classes(model))
-        draw = (
-            _masks(model)
-            if mask_only
-            else _overlays(Overlay(colours, alpha=alpha, contours=contours))
-        )
+        colours = parse_colours(color, foreground_classes(model))
+        overlay = None if mask_only else Overlay(colours, alpha=alpha, contours=contours)
         palette = colours if mask_only and len(colours) > 1 else None
         spec = SinkSpec.like(source, labels=mask_only, palette=palette)
         return _run(
@@ -144,7 +142,7 @@ def run(
             source,
             target,
             spec,
-            draw=draw,
+            overlay=overlay,
             threshold=threshold,
             force=force,
             progress=progress,
@@ -157,14 +155,23 @@ def _run(
     target: Path,
     spec: SinkSpec,
     *,
-    draw: Draw,
+    overlay: Overlay | None,
     threshold: float | None,
     force: bool,
     progress: Progress,
 ) -> RunReport:
     total = source.frame_count or 0
     done = found = 0
-    with open_sink(target, spec, force=force) as sink:
+    time_constant_ms = model.readout.time_constant_ms
+    smoother = (
+        TemporalSmoother(time_constant_ms)
+        if time_constant_ms > 0.0 and source.kind == "video"
+        else None
+    )
+    with (
+        open_sink(target, spec, force=force) as sink,
+        open_route(model, source, overlay=overlay, threshold=threshold, smoother=smoother) as route,
+    ):
 
         def write(item: Any) -> None:
             nonlocal done, found
@@ -174,20 +181,7 @@ def _run(
             found += has_foreground
             progress("run", done, max(total, done))
 
-        time_constant_ms = model.readout.time_constant_ms
-        smoother = (
-            TemporalSmoother(time_constant_ms)
-            if time_constant_ms > 0.0 and source.kind == "video"
-            else None
-        )
-        stages = frame_stages(
-            model,
-            draw,
-            threshold=threshold,
-            parallel=model.engine.parallel,
-            smoother=smoother,
-        )
-        report = run_pipeline(source, stages, write)
+        report = run_pipeline(source, route.stages, write)
         if report.ended_by is not None and not report.frames:
             raise report.ended_by
     if report.ended_by is not None:
@@ -204,29 +198,9 @@ def _run(
         backend=model.engine.info.backend,
         variant=model.variant.name,
         resets=tuple(smoother.resets) if smoother is not None else (),
+        frame_path=route.how,
         pipeline=report,
     )
-
-
-def _overlays(overlay: Overlay) -> Draw:
-    def draw(frame: Frame, result: Result) -> Picture:
-        # The frame was decoded for this run and belongs to nobody else.
-        return overlay(frame.image, result.mask, in_place=True)
-
-    return draw
-
-
-def _masks(model: Model) -> Draw:
-    scale = 255 if _foreground_classes(model) == 1 else 1
-
-    def draw(frame: Frame, result: Result) -> Picture:
-        return np.multiply(result.mask, scale, dtype=np.uint8)
-
-    return draw
-
-
-def _foreground_classes(model: Model) -> int:
-    return max(1, len(model.classes) - 1)
 
 
 def _default_output(source: Path, kind: MediaKind, mask_only: bool) -> Path:

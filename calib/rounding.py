@@ -92,7 +92,6 @@ class HalfEvaluator(Engine):
         twin = _Twin(graph)
         twin.write()
         self._gauges = twin.gauges
-        self._makers = twin.makers
         self._largest = {gauge.node: 0.0 for gauge in twin.gauges}
         threads = threads or len(os.sched_getaffinity(0))
         settings = ort.SessionOptions()
@@ -148,24 +147,17 @@ class HalfEvaluator(Engine):
 
     def _infer(self, inputs: dict[str, Array]) -> dict[str, Array]:
         names = [spec.name for spec in self.outputs]
-        ports = [*names, *(port for gauge in self._gauges for port in (gauge.least, gauge.most))]
+        ports = [*names, *(port for gauge in self._gauges for port in gauge.ports)]
         try:
             found = dict(zip(ports, self._session.run(ports, inputs), strict=True))
         except Exception as error:
             raise BackendError(f"ONNX Runtime failed while running: {error}") from error
-        answers = {name: found[name] for name in names}
         for gauge in self._gauges:
-            self._note(gauge.node, np.maximum(-found[gauge.least], found[gauge.most]))
-        if not self.report().overflowed:
-            # A maximum may overlook a NaN among numbers.
-            for name, node in self._makers.items():
-                if not np.isfinite(answers[name]).all():
-                    self._note(node, np.inf)
-        return answers
-
-    def _note(self, node: str, magnitude: Any) -> None:
-        share = float(magnitude) / MAX_HALF if np.isfinite(magnitude) else float("inf")
-        self._largest[node] = max(self._largest[node], share)
+            least, most, total = (float(found[port]) for port in gauge.ports)
+            # Extremes may overlook a NaN among numbers; a sum does not.
+            share = max(-least, most) / MAX_HALF if np.isfinite(total) else float("inf")
+            self._largest[gauge.node] = max(self._largest[gauge.node], share)
+        return {name: found[name] for name in names}
 
     def _close(self) -> None:
         self._session = None
@@ -208,8 +200,8 @@ class _Gauge:
     """Scalars that say how far the FP16 result of a node goes."""
 
     node: str
-    least: str
-    most: str
+    ports: tuple[str, ...]
+    """Its least and its greatest number and their sum, before rounding."""
 
 
 class _Twin:
@@ -229,8 +221,6 @@ class _Twin:
         }
         self.widened: dict[str, str] = {}
         self.gauges: list[_Gauge] = []
-        self.makers: dict[str, str] = {}
-        """By an output of the graph: the last node with a gauge before it, if there is one."""
         self.nodes: list[Node] = []
 
     def write(self) -> None:
@@ -244,12 +234,10 @@ class _Twin:
                     node.output[i] = self._output(node, name)
         self.graph.nodes = self.nodes
         self.graph.index()
-        for name in self.graph.outputs:
-            self._trace(name)
         self.graph.model.graph.output.extend(
             helper.make_tensor_value_info(name, TensorProto.FLOAT, ())
             for gauge in self.gauges
-            for name in (gauge.least, gauge.most)
+            for name in gauge.ports
         )
 
     def _inputs(self, node: Node) -> None:
@@ -269,10 +257,9 @@ class _Twin:
         exact = self.graph.unique(f"{name}_exact")
         self._cast(exact, name, TensorProto.FLOAT16)
         self._cast(name, wide, TensorProto.FLOAT)
-        least, most = (
-            self._reduced(kind, exact, f"{name}_{kind}") for kind in ("ReduceMin", "ReduceMax")
-        )
-        self.gauges.append(_Gauge(node.name, least, most))
+        kinds = ("ReduceMin", "ReduceMax", "ReduceSum")
+        ports = tuple(self._reduced(kind, exact, f"{name}_{kind}") for kind in kinds)
+        self.gauges.append(_Gauge(node.name, ports))
         return exact
 
     def _reduced(self, kind: str, tensor: str, name: str) -> str:
@@ -297,12 +284,3 @@ class _Twin:
             elif attribute.name == "value" and attribute.t.data_type == TensorProto.FLOAT16:
                 value = numpy_helper.to_array(attribute.t).astype(np.float32)
                 attribute.t.CopyFrom(numpy_helper.from_array(value, attribute.t.name))
-
-    def _trace(self, output: str) -> None:
-        """Find the nearest node with a gauge before an output."""
-        measured = {gauge.node for gauge in self.gauges}
-        node = self.graph.producer(output)
-        while node is not None and node.name not in measured:
-            node = self.graph.producer(node.input[0]) if node.input else None
-        if node is not None:
-            self.makers[output] = node.name

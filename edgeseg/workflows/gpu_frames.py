@@ -1,49 +1,19 @@
 """``python -m edgeseg.workflows.gpu_frames -o FILE.json``: whole frames on a GPU, checked, timed.
 
-For SegDINO v1, v2 and DINO-MVR with six views, ViT-S and ViT-B, random weights, frames of
-1920x1080: the frame path (upload, resampling, engine, fusion, overlay, download; two CUDA graphs in
-turn) is first compared with the CPU path, with graphs and without, then timed beside the same model
-in eager torch with OpenCV before and after it, in FP32 and under autocast to half.
-
-A torch module stands in for a TensorRT plan, with half weights; what TensorRT itself would gain is
-not in these figures. ``--check`` leaves out the timing, for
-
-    compute-sanitizer --tool memcheck python -m edgeseg.workflows.gpu_frames --check --models tiny
+The models of ``edgeseg.bench.gpu_frames_command``, which says what is done with them.
 """
 
 from __future__ import annotations
 
-import argparse
 import copy
-import json
 from collections.abc import Sequence
-from dataclasses import asdict
-from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import numpy.typing as npt
-from rich.console import Console
-
-from edgeseg import synthetic
-from edgeseg._files import atomic_file, check_output
-from edgeseg.bench.gpu import gpu_record, require_gpu
-from edgeseg.bench.gpu_frames import (
-    FrameCase,
-    FrameCheck,
-    FrameFigures,
-    TorchEngine,
-    answering,
-    check,
-    measure,
-)
-from edgeseg.errors import EdgesegError
-from edgeseg.gpu import Gpu
+if TYPE_CHECKING:
+    from edgeseg.bench.gpu_frames import FrameCase
 
 __all__ = ["frame_cases", "main"]
 
-_FRAME_HW_PX = (1080, 1920)
-_CHECKED_FRAMES = 6
 _SMOOTHED_MS = 120.0
 _SIZES: dict[str, tuple[int, int, int, int]] = {
     "tiny": (64, 4, 1, 128),
@@ -51,7 +21,6 @@ _SIZES: dict[str, tuple[int, int, int, int]] = {
     "ViT-B": (768, 12, 12, 3072),
 }
 """Width, depth, heads and MLP width."""
-_DEFAULT = "ViT-S,ViT-B"
 
 
 def frame_cases(torch: Any, size: str, *, device: str = "cuda") -> list[FrameCase]:
@@ -62,6 +31,7 @@ def frame_cases(torch: Any, size: str, *, device: str = "cuda") -> list[FrameCas
         size: ``tiny``, ``ViT-S`` or ``ViT-B``.
         device: on which the modules lie; those of the engines are in half precision on a GPU.
     """
+    from edgeseg.bench.gpu_frames import FrameCase
     from edgeseg.export import InputSize
     from edgeseg.export.backbone_config import BackboneConfig
     from edgeseg.export.families import dino_mvr, segdino_v1, segdino_v2
@@ -108,67 +78,9 @@ def frame_cases(torch: Any, size: str, *, device: str = "cuda") -> list[FrameCas
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Check, measure, print and write; returns the exit code."""
-    parser = argparse.ArgumentParser(prog="python -m edgeseg.workflows.gpu_frames")
-    parser.add_argument("-o", "--output", type=Path, metavar="FILE", help="write the figures there")
-    parser.add_argument(
-        "--models", default=_DEFAULT, metavar="A,B", help=f"of {', '.join(_SIZES)} ({_DEFAULT})"
-    )
-    parser.add_argument("--check", action="store_true", help="compare with the CPU path alone")
-    parser.add_argument("--rounds", type=int, default=10, help="rounds of timing (default: 10)")
-    parser.add_argument(
-        "--video", type=Path, metavar="FILE", help="take frames from it instead of generated ones"
-    )
-    options = parser.parse_args(arguments)
-    sizes = options.models.split(",")
-    if unknown := [size for size in sizes if size not in _SIZES]:
-        parser.error(f"unknown size {unknown[0]!r}: choose from {', '.join(_SIZES)}")
-    console = Console()
-    checks: list[FrameCheck] = []
-    figures: list[FrameFigures] = []
-    try:
-        if options.output is not None:
-            check_output(options.output, force=True)
-        torch = require_gpu()
-        frames = _frames(options.video)
-        with Gpu.open() as gpu:
-            for size in sizes:
-                for case in frame_cases(torch, size):
-                    engine = TorchEngine(torch, case.exportable, case.inputs, case.outputs)
-                    answer = answering(torch, engine)
-                    for graphs in (False, True):
-                        checks.append(check(gpu, engine, answer, case, frames, graphs=graphs))
-                        console.print(_check_line(checks[-1]), highlight=False)
-                    if not options.check:
-                        figures.append(measure(torch, gpu, case, frames, rounds=options.rounds))
-                        console.print(_figure_lines(figures[-1]), highlight=False)
-        if options.output is not None:
-            document = {
-                **gpu_record(torch),
-                "frame_hw_px": list(frames[0].shape[:2]),
-                "source": options.video.name if options.video else "generated",
-                "checks": [{**asdict(found), "passed": found.passed} for found in checks],
-                "figures": [asdict(found) for found in figures],
-            }
-            with atomic_file(options.output) as path:
-                path.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    except EdgesegError as error:
-        Console(stderr=True).print(str(error), style="red", highlight=False)
-        return error.exit_code
-    return 0 if all(found.passed for found in checks) else 1
+    from edgeseg.bench import gpu_frames_command
 
-
-def _frames(video: Path | None) -> list[npt.NDArray[np.uint8]]:
-    if video is None:
-        # Two scenes, so that smoothing over time meets a cut.
-        return [
-            synthetic.Scene(seed, *_FRAME_HW_PX).render(index * 0.04)[0]
-            for seed in (1, 2)
-            for index in range(_CHECKED_FRAMES // 2)
-        ]
-    from edgeseg.video.source import open_source
-
-    with open_source(video) as source:
-        return [frame.image for frame, _ in zip(source, range(_CHECKED_FRAMES), strict=False)]
+    return gpu_frames_command.run(frame_cases, tuple(_SIZES), arguments)
 
 
 def _enliven(torch: Any, model: Any) -> None:
@@ -181,26 +93,6 @@ def _enliven(torch: Any, model: Any) -> None:
         for name, value in model.named_parameters():
             if "gamma" in name:
                 value.fill_(0.5)
-
-
-def _check_line(found: FrameCheck) -> str:
-    how = "with graphs" if found.graphs else "without graphs"
-    verdict = "passed" if found.passed else "FAILED"
-    return (
-        f"{found.case}, {how}: {verdict}: mask agreement {found.mask_agreement:.5f}, "
-        f"{found.overlay_wrong_bytes} wrong bytes drawn, {found.counts_wrong} wrong statistics"
-    )
-
-
-def _figure_lines(found: FrameFigures) -> str:
-    rates = ", ".join(f"{name} {rate:.1f}" for name, rate in found.frames_per_s.items())
-    ratios = ", ".join(f"{ratio:.2f} x {name}" for name, ratio in found.times_as_fast.items())
-    stages = ", ".join(f"{name} {ms:.3f}" for name, ms in found.stages_ms.items())
-    return (
-        f"  frames/s: {rates}\n  edgeseg: {ratios}\n  device ms: {stages}\n"
-        f"  around the engine {100 * found.around_engine_share:.1f} %, "
-        f"gaps {100 * found.gap_share:.1f} %"
-    )
 
 
 if __name__ == "__main__":

@@ -41,6 +41,7 @@ from edgeseg._optional import require
 from edgeseg.bench.gpu_cases import Measurement, measure_all
 from edgeseg.bench.gpu_checks import Check, check_home, failures
 from edgeseg.bench.gpu_homes import CpuHome, CudaHome, Home, TritonHome
+from edgeseg.bench.gpu_memory import TorchMemory
 from edgeseg.bench.gpu_replays import replayed_decision, replayed_fusion
 from edgeseg.errors import BackendUnavailableError, EdgesegError
 from edgeseg.kernels import cuda
@@ -65,7 +66,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         cuda.prepare()
         homes: dict[str, Home] = {
             "CPU": CpuHome(),
-            "CUDA": CudaHome(torch),
+            "CUDA": CudaHome(TorchMemory(torch)),
             "Triton": TritonHome(torch, triton_kernels),
         }
         checks = {name: check_home(home) for name, home in homes.items()}

@@ -10,7 +10,8 @@ import numpy as np
 
 from edgeseg import kernels
 from edgeseg.bench import gpu_baselines
-from edgeseg.bench.gpu_homes import MEAN, STD, stream_of
+from edgeseg.bench.gpu_homes import MEAN, STD
+from edgeseg.bench.gpu_memory import stream_of
 from edgeseg.bench.gpu_timing import Work, capture, device_times
 from edgeseg.kernels import cuda
 from edgeseg.spec import Flip, ViewSpec

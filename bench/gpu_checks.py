@@ -68,7 +68,11 @@ class _Decision:
 
 
 def check_home(home: Home, seed: int = 0) -> list[Check]:
-    """Run every kernel of one home on several cases and compare."""
+    """Run every kernel of one home on several cases and compare.
+
+    The cases reach every variant of the CUDA kernels: few and many views, each width of loads and
+    each range of radii of the smoothing, both dtypes of the decision.
+    """
     rng = np.random.default_rng(seed)
     checks = [
         _fuse(home, rng, _Fusion(weighting, *case))
@@ -78,6 +82,7 @@ def check_home(home: Home, seed: int = 0) -> list[Check]:
             (1, (37, 51), "float16", 9),
             (4, (33, 40), "float32", 6),
             (1, (29, 31), "float32", 20),
+            (3, (13, 17), "float32", 20),
         )
     ]
     checks += [
@@ -87,6 +92,11 @@ def check_home(home: Home, seed: int = 0) -> list[Check]:
             ((1, 40, 7, 9), 3.0),
             ((1, 90, 6, 10), 6.0),
             ((3, 30, 9, 13), 1.0),
+            ((1, 40, 5, 8), 0.5),
+            ((1, 33, 3, 7), 1.0),
+            ((1, 33, 3, 7), 2.0),
+            ((1, 50, 3, 6), 3.0),
+            ((2, 20, 4, 8), 1.0),
         )
     ]
     checks += [_blend(home, rng, outline_px) for outline_px in (0, 2)]

@@ -9,12 +9,13 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeseg import kernels, readout
+from edgeseg.bench.gpu_memory import Memory
 from edgeseg.kernels import View, cuda
 from edgeseg.kernels._cuda_library import CudaLibrary
 from edgeseg.kernels._resize import Resample
 from edgeseg.spec import ViewSpec
 
-__all__ = ["CpuHome", "CudaHome", "DecidingHome", "Home", "TritonHome", "pointer", "stream_of"]
+__all__ = ["CpuHome", "CudaHome", "DecidingHome", "Home", "TritonHome"]
 
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)
@@ -117,92 +118,89 @@ class CpuHome:
 
 
 class CudaHome:
-    """``edgeseg.kernels.cuda`` on tensors of torch.
+    """``edgeseg.kernels.cuda``; on the host's memory with a library that runs there."""
 
-    ``device`` is ``cpu`` only with a library that runs on the host, as the tests have it.
-    """
-
-    def __init__(self, torch: Any, device: str = "cuda", native: CudaLibrary | None = None) -> None:
-        self._torch = torch
-        self._device = device
+    def __init__(self, memory: Memory, native: CudaLibrary | None = None) -> None:
+        self._memory = memory
         self._native = native
 
     def fuse(
         self, views: Sequence[View], size_px: tuple[int, int], settings: Settings, state: Array
     ) -> tuple[Array, Array]:
         """As ``Home.fuse``."""
-        logits = [self._put(view.logits) for view in views]
-        packed = self._put(cuda.fusion_settings(**settings))
-        remembered = self._put(state)
-        probability = self._torch.full_like(remembered, float("nan"))
-        mask = self._empty(size_px, self._torch.uint8)
+        memory = self._memory
+        logits = [memory.put(view.logits) for view in views]
+        packed = memory.put(cuda.fusion_settings(**settings))
+        remembered = memory.put(state)
+        probability = memory.empty(state.shape, np.float32)
+        mask = memory.empty(size_px, np.uint8)
         cuda.fuse_views(
-            [cuda.DeviceView(pointer(t), v.flip) for t, v in zip(logits, views, strict=True)],
+            [cuda.DeviceView(array, v.flip) for array, v in zip(logits, views, strict=True)],
             *size_px,
-            settings=pointer(packed),
-            state=pointer(remembered),
-            probability=pointer(probability),
-            mask=pointer(mask),
-            stream=self._stream(),
+            settings=packed,
+            state=remembered,
+            probability=probability,
+            mask=mask,
+            stream=memory.stream,
             native=self._native,
         )
-        state[...] = self._get(remembered)
-        return self._get(probability), self._get(mask)
+        state[...] = memory.get(remembered)
+        return memory.get(probability), memory.get(mask)
 
     def smooth(self, volume: Array, weights: Array, threshold: float) -> tuple[Array, Array]:
         """As ``Home.smooth``."""
-        source = self._put(volume)
-        level = self._put(np.array([threshold], np.float32))
-        out = self._torch.full_like(source, float("nan"))
-        mask = self._empty(volume.shape[1:], self._torch.uint8)
+        memory = self._memory
+        source = memory.put(volume)
+        level = memory.put(np.array([threshold], np.float32))
+        out = memory.empty(volume.shape, np.float32)
+        mask = memory.empty(volume.shape[1:], np.uint8)
         cuda.smooth_z(
-            pointer(source),
+            source,
             weights,
-            threshold=pointer(level),
-            out=pointer(out),
-            mask=pointer(mask),
-            stream=self._stream(),
+            threshold=level,
+            out=out,
+            mask=mask,
+            stream=memory.stream,
             native=self._native,
         )
-        return self._get(out), self._get(mask)
+        return memory.get(out), memory.get(mask)
 
     def blend(
         self, frame: Array, mask: Array, colours: Array, alpha: float, outline_px: int
     ) -> Array:
         """As ``Home.blend``."""
-        drawn, labels = self._put(frame), self._put(mask)
+        drawn, labels = self._memory.put(frame), self._memory.put(mask)
         cuda.blend_overlay(
-            pointer(drawn),
-            pointer(labels),
+            drawn,
+            labels,
             colours,
             alpha=alpha,
             outline_px=outline_px,
-            stream=self._stream(),
+            stream=self._memory.stream,
             native=self._native,
         )
-        return self._get(drawn)
+        return self._memory.get(drawn)
 
     def resize(
         self, frame: Array, views: Sequence[ViewSpec], resample: Resample
     ) -> tuple[Array, ...]:
         """As ``Home.resize``."""
-        source = self._put(frame)
-        out = [
-            self._empty((len(v.flips), 3, v.height_px, v.width_px), self._torch.float32)
-            for v in views
-        ]
+        memory = self._memory
+        source = memory.put(frame)
+        shapes = [(len(view.flips), 3, view.height_px, view.width_px) for view in views]
+        out = [memory.empty(shape, np.float32) for shape in shapes]
         plan = cuda.resize_plan(
             (frame.shape[0], frame.shape[1]),
             views,
-            [pointer(tensor) for tensor in out],
+            out,
             resample=resample,
             mean=MEAN,
             std=STD,
             native=self._native,
         )
         with plan:
-            plan.run(pointer(source), stream=self._stream())
-            return tuple(self._get(tensor) for tensor in out)
+            plan.run(source, stream=memory.stream)
+            return tuple(memory.get(array) for array in out)
 
     def decide(
         self,
@@ -213,34 +211,22 @@ class CudaHome:
         align_corners: bool,
     ) -> tuple[Array, Array]:
         """As ``DecidingHome.decide``."""
-        source = self._put(planes)
-        threshold = None if level is None else self._put(np.array([level], np.float32))
-        mask = self._empty(mask_px, self._torch.uint8)
-        counts = self._empty((max(len(planes), 2),), self._torch.int32)
+        memory = self._memory
+        source = memory.put(planes)
+        held = None if level is None else memory.put(np.array([level], np.float32))
+        mask = memory.empty(mask_px, np.uint8)
+        counts = memory.empty((max(len(planes), 2),), np.uint32)
         cuda.decide_mask(
-            pointer(source),
-            pointer(mask),
-            level=None if threshold is None else pointer(threshold),
+            source,
+            mask,
+            level=held,
             window_px=window_px,
             align_corners=align_corners,
-            counts=cuda.DevicePointer(counts.data_ptr(), tuple(counts.shape), np.uint32),
-            stream=self._stream(),
+            counts=counts,
+            stream=memory.stream,
             native=self._native,
         )
-        return self._get(mask), self._get(counts).view(np.uint32)
-
-    def _put(self, array: Array) -> Any:
-        return self._torch.from_numpy(np.array(array)).to(self._device)
-
-    def _get(self, tensor: Any) -> Array:
-        array: Array = tensor.cpu().numpy()
-        return array
-
-    def _empty(self, shape: Sequence[int], dtype: Any) -> Any:
-        return self._torch.empty(tuple(shape), dtype=dtype, device=self._device)
-
-    def _stream(self) -> int:
-        return stream_of(self._torch) if self._device != "cpu" else 0
+        return memory.get(mask), memory.get(counts)
 
 
 class TritonHome:
@@ -291,15 +277,3 @@ class TritonHome:
 
     def _put(self, array: Array) -> Any:
         return self._torch.from_numpy(np.array(array)).cuda()
-
-
-def pointer(tensor: Any) -> cuda.DevicePointer:
-    """A contiguous tensor of torch, on any device, as the CUDA binding takes it."""
-    assert tensor.is_contiguous()
-    dtype = str(tensor.dtype).removeprefix("torch.")
-    return cuda.DevicePointer(tensor.data_ptr(), tuple(tensor.shape), np.dtype(dtype))
-
-
-def stream_of(torch: Any) -> int:
-    """The handle of torch's current stream."""
-    return int(torch.cuda.current_stream().cuda_stream)

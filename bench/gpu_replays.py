@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 
 from edgeseg.bench.gpu_checks import Check
-from edgeseg.bench.gpu_homes import stream_of
+from edgeseg.bench.gpu_memory import stream_of
 from edgeseg.bench.gpu_timing import capture
 from edgeseg.kernels import cuda
 

@@ -32,14 +32,18 @@ def compile_shared(target: Path, *options: str) -> Path:
     return target
 
 
-def compile_kernels(folder: Path) -> CudaLibrary:
-    """The library as the host runs it."""
-    path = compile_shared(
-        folder / "libedgeseg_cuda_host.so",
+def kernel_options(kernels: Path) -> tuple[str, ...]:
+    """What the compiler is told to make a library of the CUDA kernels below a folder."""
+    return (
         *("-std=c++17", "-O1", "-ffp-contract=off", "-x", "c++"),
         *("-Wall", "-Wextra", "-Werror", "-Wno-unknown-pragmas"),
-        *(f"-I{KERNELS / folder}" for folder in ("include", "src", "cuda")),
+        *(f"-I{kernels / folder}" for folder in ("include", "src", "cuda")),
         *(f'-DEDGESEG_VERSION="{edgeseg.__version__}"', '-DEDGESEG_CUDA_ARCHITECTURES="host"'),
-        *(str(path) for path in sorted((KERNELS / "cuda").glob("*.cu"))),
+        *(str(path) for path in sorted((kernels / "cuda").glob("*.cu"))),
     )
+
+
+def compile_kernels(folder: Path) -> CudaLibrary:
+    """The library as the host runs it."""
+    path = compile_shared(folder / "libedgeseg_cuda_host.so", *kernel_options(KERNELS))
     return load_library(path)

@@ -28,7 +28,7 @@ from hypothesis import strategies as st
 
 import edgeseg
 from edgeseg import kernels
-from edgeseg.bench import gpu_checks, gpu_homes
+from edgeseg.bench import gpu_checks, gpu_homes, gpu_memory
 from edgeseg.errors import (
     BackendUnavailableError,
     DeviceMemoryError,
@@ -361,7 +361,7 @@ def test_blending_equals_the_reference(
 def test_the_benchmarks_checks_pass_on_the_host(host: CudaLibrary) -> None:
     """What ``python -m edgeseg.bench.gpu`` compares on a device, on the host's memory."""
     torch = pytest.importorskip("torch")
-    checks = gpu_checks.check_home(gpu_homes.CudaHome(torch, "cpu", host))
+    checks = gpu_checks.check_home(gpu_homes.CudaHome(gpu_memory.TorchMemory(torch, "cpu"), host))
     assert not gpu_checks.failures(checks)
 
 

@@ -78,7 +78,7 @@ class Mislabelled(CpuHome):
 
 def test_wrong_labels_fail_the_checks() -> None:
     failed = gpu_checks.failures(gpu_checks.check_home(Mislabelled()))
-    assert len(failed) == 12 + 4
+    assert len(failed) == 15 + 4
     assert all(check.wrong_labels > 0 for check in failed)
 
 

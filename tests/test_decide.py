@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -62,7 +62,8 @@ def clear(values: Array, level: float | None, scale: float) -> Array:
         else:
             ranked = np.sort(np.where(np.isnan(values), -np.inf, values), axis=0)
             margin = ranked[-1] - ranked[-2]
-    return ~(margin <= 2 * ROUNDING * scale)
+    far: Array = ~(margin <= 2 * ROUNDING * scale)
+    return far
 
 
 def agree(mask: Array, wanted: Array, values: Array, level: float | None, window: Window) -> None:
@@ -144,7 +145,7 @@ def test_masks_equal_the_read_out(
     """Enlarged beyond the width of a block of threads, reduced, as it is, and from one sample."""
     rng = np.random.default_rng(channels)
     logits = 3.0 * rng.standard_normal((channels, *grid), dtype=np.float32)
-    activation = "sigmoid" if channels == 1 else "softmax"
+    activation: Literal["sigmoid", "softmax"] = "sigmoid" if channels == 1 else "softmax"
     spec = ReadoutSpec(activation, threshold=0.6, align_corners=align_corners)
     resized = readout.resize_logits(logits, *mask_px, align_corners=align_corners)
     window = (0, 0, mask_px[1], mask_px[0])

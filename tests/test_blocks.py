@@ -19,6 +19,7 @@ from exported_graphs import HYPER, SIZE, Exported
 
 from edgeseg import benchmark
 from edgeseg.backends import EngineOptions, available_backends, open_engine
+from edgeseg.backends._tensorrt.layers import LayerDetail
 from edgeseg.backends.base import LayerTime
 from edgeseg.bench.blocks import (
     ATTENTION,
@@ -281,6 +282,14 @@ TENSORRT = (
 @pytest.mark.parametrize(("name", "kind", "block"), TENSORRT)
 def test_names_of_tensorrt(name: str, kind: str, block: str) -> None:
     assert block_of(name, kind, ["logits"]) == block
+
+
+def test_nodes_that_tensorrt_lists_beside_the_name_count() -> None:
+    first, second = f"{B}.3/Mul", f"{B}.3/Mul_1"
+    both = LayerDetail(f"{second}_myl0_4", "kgen", (first, second))
+    assert nodes_in(both.label)[-1] == first and block_of(both.label, both.kind) == SEVERAL
+    one = LayerDetail(f"{first} + {B}.3/Add", "kgen", (first, f"{B}.3/Add"))
+    assert one.label == one.name and block_of(one.label, one.kind) == ATTENTION
 
 
 LIBRARIES = (

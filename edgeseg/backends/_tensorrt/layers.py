@@ -29,7 +29,12 @@ class LayerDetail:
     @property
     def label(self) -> str:
         """The name, followed by those ONNX nodes that it does not mention."""
-        missing = [node for node in self.nodes if node not in self.name]
+        # Whole names, as ``/blocks.0/Mul_1`` does not mention ``/blocks.0/Mul``; Myelin adds a word.
+        missing = [
+            node
+            for node in self.nodes
+            if not re.search(rf"(?<![\w/]){re.escape(node)}(?=_myl|[^\w/]|$)", self.name)
+        ]
         return f"{self.name} [{', '.join(missing)}]" if missing else self.name
 
 

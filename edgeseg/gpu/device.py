@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy.typing as npt
@@ -14,48 +13,14 @@ from edgeseg.gpu._copies import enqueue_copy
 from edgeseg.gpu._held import Ledger
 from edgeseg.gpu._runtime import Runtime, load
 from edgeseg.gpu.buffers import DeviceBuffer, HostBuffer
+from edgeseg.gpu.info import GpuInfo, count, describe
 from edgeseg.gpu.interchange import as_device_array
 from edgeseg.gpu.streams import Event, Graph, Stream, handle_of
 from edgeseg.kernels._device_array import Block, DeviceArray, read_array
 
-__all__ = ["Gpu", "GpuInfo", "gpus"]
+__all__ = ["Gpu"]
 
 Array = npt.NDArray[Any]
-
-
-@dataclass(frozen=True)
-class GpuInfo:
-    """What a device is, for choices and reports."""
-
-    name: str
-    """As the driver calls it, e.g. ``Orin``."""
-    index: int
-    compute_capability: tuple[int, int]
-    """(major, minor), e.g. (8, 7)."""
-    integrated: bool
-    """It shares the memory of the host, as on a Jetson: mapped buffers need no copies."""
-    maps_host_memory: bool
-    """It can reach page-locked memory of the host."""
-    total_bytes: int
-    """Of its memory; on integrated devices that of the machine."""
-    driver_cuda: tuple[int, int]
-    """(major, minor) of the newest CUDA that the driver serves."""
-    runtime_cuda: tuple[int, int]
-    """(major, minor) of the CUDA that cuda-bindings hold."""
-
-
-def gpus(runtime: Any | None = None) -> tuple[GpuInfo, ...]:
-    """The CUDA devices of this machine, at least one.
-
-    Args:
-        runtime: to use instead of ``cuda.bindings.runtime``.
-
-    Raises:
-        MissingDependencyError: cuda-bindings is not installed.
-        BackendUnavailableError: there is no driver, none that is new enough, or no device.
-    """
-    cuda = load(runtime)
-    return tuple(_describe(cuda, index) for index in range(_count(cuda)))
 
 
 class Gpu(Closing):
@@ -84,13 +49,13 @@ class Gpu(Closing):
             BackendUnavailableError: there is no driver, none that is new enough, or no such device.
         """
         cuda = load(runtime)
-        count = _count(cuda)
-        if not 0 <= index < count:
+        shown = count(cuda)
+        if not 0 <= index < shown:
             raise BackendUnavailableError(
-                f"there is no CUDA device {index}: this machine shows {count}, counted from 0"
+                f"there is no CUDA device {index}: this machine shows {shown}, counted from 0"
             )
         cuda("cudaSetDevice", index)
-        return cls(cuda, _describe(cuda, index))
+        return cls(cuda, describe(cuda, index))
 
     def make_current(self) -> None:
         """Let the calling thread use this device, as every thread must but the one that opened it.
@@ -180,7 +145,7 @@ class Gpu(Closing):
         """Enqueue a copy from the device to the host.
 
         Args:
-            target: writable; rows may be any distance apart. It is to be read when the copy is done.
+            target: writable; rows may be any distance apart. Read it when the copy is done.
                 Into page-locked memory (``host``) the copy is asynchronous; into other memory the
                 call may wait, and cannot be captured.
             source: on the device, of the same shape and dtype; rows may be any distance apart.
@@ -287,41 +252,6 @@ class Gpu(Closing):
             # The capture is over; why is told by the error that is on its way.
             return
         self._cuda.release("cudaGraphDestroy", graph)
-
-
-def _count(cuda: Runtime) -> int:
-    count = int(cuda("cudaGetDeviceCount"))
-    if count < 1:
-        raise BackendUnavailableError(
-            "the NVIDIA driver shows no CUDA device: look at CUDA_VISIBLE_DEVICES, or choose "
-            "another backend"
-        )
-    return count
-
-
-def _describe(cuda: Runtime, index: int) -> GpuInfo:
-    attributes = cuda.module.cudaDeviceAttr
-    wanted = (
-        attributes.cudaDevAttrComputeCapabilityMajor,
-        attributes.cudaDevAttrComputeCapabilityMinor,
-        attributes.cudaDevAttrIntegrated,
-        attributes.cudaDevAttrCanMapHostMemory,
-    )
-    major, minor, integrated, maps = (
-        int(cuda("cudaDeviceGetAttribute", attribute, index)) for attribute in wanted
-    )
-    properties = cuda("cudaGetDeviceProperties", index)
-    driver, runtime = cuda.versions()
-    return GpuInfo(
-        name=properties.name.split(b"\0")[0].decode("utf-8", "replace"),
-        index=index,
-        compute_capability=(major, minor),
-        integrated=bool(integrated),
-        maps_host_memory=bool(maps),
-        total_bytes=int(properties.totalGlobalMem),
-        driver_cuda=driver,
-        runtime_cuda=runtime,
-    )
 
 
 def _host_block(array: Array) -> Block:

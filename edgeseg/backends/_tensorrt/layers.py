@@ -29,7 +29,7 @@ class LayerDetail:
     @property
     def label(self) -> str:
         """The name, followed by those ONNX nodes that it does not mention."""
-        # Whole names, as ``/blocks.0/Mul_1`` does not mention ``/blocks.0/Mul``; Myelin adds a word.
+        # Whole names: ``/blocks.0/Mul_1`` does not mention ``/blocks.0/Mul``. Myelin appends words.
         missing = [
             node
             for node in self.nodes

@@ -19,7 +19,7 @@ from edgeseg.backends.base import Array, Engine, placement_for
 from edgeseg.bundle import Bundle, read_bundle
 from edgeseg.errors import BackendError, MissingDependencyError, UsageError
 from edgeseg.golden import check_golden
-from edgeseg.plans import Plan, find_plan, has_plans, this_machine
+from edgeseg.plans import Plan, find_plan, has_plans, open_plan, this_machine
 from edgeseg.preprocess import Preprocessor
 from edgeseg.reader import Reader, Reading
 from edgeseg.settings import Settings
@@ -108,7 +108,7 @@ class Model(Closing):
         options: EngineOptions,
         settings: Settings = _AS_BUILT,
         *,
-        plan: Path | None = None,
+        plan: Plan | None = None,
     ):
         """Open an engine for one variant.
 
@@ -118,7 +118,7 @@ class Model(Closing):
             choice: the backend.
             options: for it.
             settings: fewer views, or another read-out.
-            plan: what was compiled from the variant, for a backend that runs plans.
+            plan: verified; what was compiled from the variant, for a backend that runs plans.
 
         Raises:
             BackendError: the engine cannot be opened, or computes something else.
@@ -141,14 +141,10 @@ class Model(Closing):
         asked = dataclasses.replace(
             self._ports.options(options), products=self.variant.products, rest=self.variant.rest
         )
-        if plan is not None and asked.inputs is None:
-            # A compiler may list them in another order than the file did.
-            asked = dataclasses.replace(
-                asked,
-                inputs=tuple(spec.name for spec in self.variant.inputs),
-                outputs=tuple(spec.name for spec in self.variant.outputs),
-            )
-        self.engine = open_engine(plan or bundle.file(self.variant.file), choice.name, asked)
+        if plan is None:
+            self.engine = open_engine(bundle.file(self.variant.file), choice.name, asked)
+        else:
+            self.engine = open_plan(plan, self.variant, asked)
         try:
             self.fed_spec, self.output_rows, golden_rows = self._ports.fit(self.engine)
             self._preprocessor = Preprocessor(self.fed_spec)
@@ -400,7 +396,7 @@ def open(
         has_plan=plan is not None,
     )
     options = EngineOptions(choice.device, threads, hint, profile=profile)
-    return Model(bundle, wanted, choice, options, settings, plan=plan.file if plan else None)
+    return Model(bundle, wanted, choice, options, settings, plan=plan)
 
 
 def _plan(bundle: Bundle, backend: str, device: str, precision: Precision | None) -> Plan | None:

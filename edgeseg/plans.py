@@ -16,6 +16,7 @@ another folder, so that a plan is never loaded for what it was not made for.
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import hashlib
 import json
 import logging
@@ -28,9 +29,10 @@ from typing import Any, Literal
 from edgeseg import __version__
 from edgeseg._cache import cache_folder, cache_root
 from edgeseg._files import atomic_directory, atomic_file, sha256_file
+from edgeseg.backends import Engine, EngineOptions, open_engine
 from edgeseg.bundle import Bundle
 from edgeseg.errors import BackendUnavailableError, BundleError, PlanError
-from edgeseg.spec import from_json, to_json
+from edgeseg.spec import Variant, from_json, to_json
 
 __all__ = [
     "LAYERS_FILE",
@@ -45,6 +47,7 @@ __all__ = [
     "has_plans",
     "list_plans",
     "new_plan",
+    "open_plan",
     "plan_folder",
     "read_plan",
     "this_machine",
@@ -307,6 +310,29 @@ def find_plan(bundle: Bundle, machine: PlanMachine, precision: str | None = None
     plan = min(fitting, key=lambda plan: plan.record.median_ms or float("inf"))
     plan.verify()
     return plan
+
+
+def open_plan(plan: Plan, variant: Variant, options: EngineOptions) -> Engine:
+    """Open the engine of a plan.
+
+    Args:
+        plan: verified, unless it was compiled just now.
+        variant: which it was compiled from.
+        options: for the backend; inputs and outputs that it does not name are all of them, in the
+            order of the variant, which a compiler may have changed.
+
+    Raises:
+        BackendError: and its subclasses: it cannot be opened.
+    """
+    names = (spec.name for spec in variant.inputs), (spec.name for spec in variant.outputs)
+    core = plan.record.key.options.get("dla")
+    asked = dataclasses.replace(
+        options,
+        inputs=tuple(names[0]) if options.inputs is None else options.inputs,
+        outputs=tuple(names[1]) if options.outputs is None else options.outputs,
+        dla_core=core if isinstance(core, int) else None,
+    )
+    return open_engine(plan.file, "tensorrt", asked)
 
 
 def _why_none(

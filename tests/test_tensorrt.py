@@ -490,11 +490,11 @@ def test_a_plan_for_a_dla_core_is_run_there_and_never_captured(model: Path) -> N
     with Gpu.open(runtime=cuda) as gpu:
         for dla in (1, None):  # told, or found out
             with TensorRtEngine(
-                plan, EngineOptions(device="GPU"), gpu=gpu, trt=trt, dla=dla
+                plan, EngineOptions(device="GPU", dla_core=dla), gpu=gpu, trt=trt
             ) as engine:
                 assert not engine.capturable
         with pytest.raises(BackendUnavailableError, match="DLA core 5"):
-            TensorRtEngine(plan, EngineOptions(device="GPU"), gpu=gpu, trt=trt, dla=5)
+            TensorRtEngine(plan, EngineOptions(device="GPU", dla_core=5), gpu=gpu, trt=trt)
 
 
 # The timing cache
@@ -585,6 +585,21 @@ def test_wanted_ports_are_shown_and_the_others_fed_with_zeros(
         answer = engine.infer({"large": inputs["large"]})
     assert answer.keys() == {"difference"}
     assert np.array_equal(answer["difference"], inputs["large"])
+
+
+def test_ports_stand_in_the_order_that_was_asked_for(compiled: Path, trt: Any, gpu: Gpu) -> None:
+    with TensorRtEngine(compiled, EngineOptions(device="GPU"), gpu=gpu, trt=trt) as engine:
+        inputs, outputs = engine.inputs, engine.outputs
+    assert len(inputs) > 1 and len(outputs) > 1
+    options = EngineOptions(
+        device="GPU",
+        inputs=tuple(spec.name for spec in reversed(inputs)),
+        outputs=tuple(spec.name for spec in reversed(outputs)),
+    )
+    with TensorRtEngine(compiled, options, gpu=gpu, trt=trt) as engine:
+        assert (engine.inputs, engine.outputs) == (inputs[::-1], outputs[::-1])
+        given = _inputs()
+        _assert_answers(engine.infer(given), given)
 
 
 def test_threads_share_an_engine_and_keep_their_answers(compiled: Path, trt: Any, gpu: Gpu) -> None:

@@ -76,6 +76,8 @@ class EngineOptions:
     be told; None where the caller does not know."""
     rest: Literal["fp32", "fp16"] | None = None
     """Arithmetic of everything else in the graph (``Variant.rest``)."""
+    dla_core: int | None = None
+    """The deep learning accelerator that a plan was compiled for; None for one without."""
 
     def __post_init__(self) -> None:
         if self.threads is not None and self.threads < 1:

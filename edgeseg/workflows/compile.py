@@ -14,7 +14,7 @@ from pathlib import Path
 
 from edgeseg._files import sha256_file
 from edgeseg._progress import Progress, silent
-from edgeseg.backends import EngineOptions, open_engine
+from edgeseg.backends import EngineOptions
 from edgeseg.backends._tensorrt import CompileOptions, compile_plan
 from edgeseg.bench.timing import interleave
 from edgeseg.bundle import Bundle, read_bundle
@@ -29,6 +29,7 @@ from edgeseg.plans import (
     PlanRecord,
     list_plans,
     new_plan,
+    open_plan,
     plan_folder,
     this_machine,
     timing_cache,
@@ -272,7 +273,7 @@ class _Job:
             notes=compiled.notes,
         )
         try:
-            figures = self._figures(variant, file)
+            figures = self._figures(variant, Plan(folder, record))
         except BackendUnavailableError:
             raise
         except BackendError as error:
@@ -286,10 +287,10 @@ class _Job:
         _log.info("%s is rejected: %s", variant.name, why)
         return dataclasses.replace(record, state="rejected", why=why)
 
-    def _figures(self, variant: Variant, plan: Path) -> GoldenFigures:
+    def _figures(self, variant: Variant, plan: Plan) -> GoldenFigures:
         manifest = self._bundle.manifest
         feed = feeder(Preprocessor(manifest.preprocess), variant.inputs)
-        with open_engine(plan, "tensorrt", self._engine_options(variant)) as engine:
+        with open_plan(plan, variant, EngineOptions(self._device)) as engine:
             return golden_figures(answering(engine, feed), self._golden, manifest.readout)
 
     def _timed(self, plans: Sequence[Plan]) -> list[Plan]:
@@ -298,9 +299,7 @@ class _Job:
         with contextlib.ExitStack() as stack:
             for plan in plans:
                 variant = self._variant(plan)
-                engine = stack.enter_context(
-                    open_engine(plan.file, "tensorrt", self._engine_options(variant))
-                )
+                engine = stack.enter_context(open_plan(plan, variant, EngineOptions(self._device)))
                 preprocess = Preprocessor(self._bundle.manifest.preprocess)
                 tensors = feeder(preprocess, variant.inputs)(self._golden.frames[0])
                 calls[variant.name] = lambda run=engine, given=tensors: run.infer(given)
@@ -327,13 +326,6 @@ class _Job:
         name = plan.record.key.variant
         (variant,) = (v for v in self._bundle.manifest.variants if v.name == name)
         return variant
-
-    def _engine_options(self, variant: Variant) -> EngineOptions:
-        return EngineOptions(
-            self._device,
-            inputs=tuple(spec.name for spec in variant.inputs),
-            outputs=tuple(spec.name for spec in variant.outputs),
-        )
 
     def _named(self, variant: Variant) -> Progress:
         """Progress of one variant's compilation, as one stage of its own."""

@@ -6,7 +6,7 @@ import contextlib
 import gc
 import threading
 import traceback
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -70,18 +70,16 @@ class TensorRtEngine(Engine):
         *,
         gpu: Gpu | None = None,
         trt: Any | None = None,
-        dla: int | None = None,
     ) -> None:
         """Load a plan that ``compile_plan`` wrote for this device.
 
         Args:
             plan: the file. It holds machine code: load only what was verified.
-            options: ``inputs`` and ``outputs`` hide the others, which are fed with zeros and not
-                returned, but computed all the same; ``threads``, ``hint`` and ``batch`` change
-                nothing in a plan.
+            options: ``inputs`` and ``outputs`` put those in that order and hide the others, which
+                are fed with zeros and not returned, but computed all the same; ``threads``,
+                ``hint`` and ``batch`` change nothing in a plan.
             gpu: an open device, which stays open; None opens the one of ``options.device``.
             trt: the module ``tensorrt``; None imports it.
-            dla: the DLA core to use for a plan that was compiled for one; None is the first.
 
         Raises:
             MissingDependencyError: TensorRT or cuda-bindings is not installed.
@@ -110,20 +108,20 @@ class TensorRtEngine(Engine):
                 self._resources.enter_context(OpenGpu.open(index)) if gpu is None else gpu
             )
             self._gpu.make_current()
-            self._runtime = make_runtime(lib, dla)
+            self._runtime = make_runtime(lib, options.dla_core)
             self._engine = load_plan(lib, self._runtime, plan)
             ports = read_ports(lib, self._engine)
             self._make_context(lib, plan, options.profile)
             self._make_scratch(ports, options)
-            self.capturable = dla is None and not self._on_dla(lib)
+            self.capturable = options.dla_core is None and not self._on_dla(lib)
         except BaseException as error:
             # Its frames still hold the engine, which must go before the run time it came from.
             traceback.clear_frames(error.__traceback__)
             self._close()
             raise
         super().__init__(
-            tuple(spec for spec in ports.inputs if spec.name not in self._scratch),
-            tuple(spec for spec in ports.outputs if spec.name not in self._scratch),
+            _wanted(ports.inputs, options.inputs),
+            _wanted(ports.outputs, options.outputs),
             EngineInfo(
                 backend="tensorrt",
                 version=str(lib.__version__),
@@ -268,6 +266,14 @@ class TensorRtEngine(Engine):
         if int(self._runtime.num_DLA_cores) == 0:
             return False
         return uses_dla(describe_layers(layer_information(lib, self._engine)))
+
+
+def _wanted(ports: Sequence[TensorSpec], names: Sequence[str] | None) -> tuple[TensorSpec, ...]:
+    """The ports of those names in their order; all of them, in the engine's, for None."""
+    if names is None:
+        return tuple(ports)
+    found = {spec.name: spec for spec in ports}
+    return tuple(found[name] for name in names if name in found)
 
 
 def _address(spec: TensorSpec, array: DeviceArray, *, writeable: bool) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from typing import Any
 
 import numpy as np
@@ -81,7 +82,7 @@ def replayed_decision(torch: Any) -> Check:
                 stream=stream_of(torch),
             )
 
-        replay = capture(torch, lambda decide=decide, m=made, c=counted: decide(m, c), 1)
+        replay = capture(torch, functools.partial(decide, made, counted), 1)
         for value in (0.0, 0.7, -0.4):
             planes.copy_(torch.randn(planes.shape, device="cuda", generator=generator))
             if level is not None:

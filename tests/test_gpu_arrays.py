@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -30,6 +30,9 @@ CAPSULE_NAME = ctypes.PYFUNCTYPE(ctypes.c_char_p, ctypes.py_object)(
 
 class Producer:
     """A library that shares an array through DLPack, field by field as ``dlpack.h`` lays it out."""
+
+    _shared: ClassVar[list[Producer]] = []
+    """They outlive their capsules, as the contract is."""
 
     def __init__(
         self,
@@ -98,6 +101,7 @@ class Producer:
         if more and not self._understands_versions:
             raise TypeError("unexpected keyword argument 'max_version'")
         self.streams.append(stream)
+        self._shared.append(self)
         self.capsule = NEW_CAPSULE(ctypes.addressof(self._whole), self.name, None)
         return self.capsule
 

@@ -16,7 +16,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeseg.calib.check import check_placement
-from edgeseg.calib.fp16 import convert_to_fp16
+from edgeseg.calib.fp16 import Fp16Mode, convert_to_fp16
 from edgeseg.calib.graph import Graph
 from edgeseg.calib.half import MAX_HALF, half_upwards
 from edgeseg.calib.placement import Placement, Product, place
@@ -51,6 +51,8 @@ def quantize(
     backend: str,
     destination: Path,
     exclude: Sequence[str] = (),
+    *,
+    rest_mode: Fp16Mode = "fp16",
 ) -> QuantizedGraph:
     """Write the INT8 form of an FP32 graph for one backend.
 
@@ -61,9 +63,10 @@ def quantize(
         backend: ``openvino``, ``onnxruntime`` or ``tensorrt`` (see ``targets``).
         destination: file to write, atomically.
         exclude: regular expressions; a Linear or Conv whose whole name matches stays in float.
+        rest_mode: what of the rest is FP16, for a target whose rest is (see ``fp16``).
 
     Raises:
-        UsageError: an unknown backend, or a pattern that matches nothing.
+        UsageError: an unknown backend or mode, or a pattern that matches nothing.
         CalibrationError: a threshold is missing or not a positive number, a scale does not fit the
             target's arithmetic, or the graph cannot be quantised.
         OutputError: the file cannot be written.
@@ -74,17 +77,19 @@ def quantize(
     _insert(graph, placement, thresholds, target)
     if target.separate_bias:
         separate_bias(graph)
-    decisions = placement.decisions
+    decisions, words = placement.decisions, target.words
     if target.rest == "fp16":
+        if rest_mode == "fp16-safe":
+            words += ", attention scores and softmax too"
         graph = Graph(graph.to_model())  # types of the tensors that were added
-        decisions += convert_to_fp16(graph, "fp16")
+        decisions += convert_to_fp16(graph, rest_mode)
     check_placement(graph.to_model(), target.backend)
     graph.save(destination)
     return QuantizedGraph(
         path=destination,
         backends=(target.backend,),
         rest=target.rest,
-        placement=target.words,
+        placement=words,
         products=tuple(p.name for p in placement.products),
         decisions=decisions,
     )

@@ -5,18 +5,22 @@ from __future__ import annotations
 import dataclasses
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import onnx
 import pytest
 from builders import tiny_manifest
-from calib_graphs import frames, make_vit
+from calib_graphs import cosine, frames, make_vit
 from onnx import numpy_helper
 
-from edgeseg.calib import FP16_MODES, collect_ranges, quantize, to_fp16
-from edgeseg.spec import Variant
+from edgeseg._progress import silent
+from edgeseg.backends import EngineOptions, open_engine
+from edgeseg.calib import FP16_MODES, check_placement, collect_ranges, quantize, to_fp16
+from edgeseg.spec import TensorSpec, Variant
 from edgeseg.workflows._half_check import HalfCheck, check_half, half_decisions
+from edgeseg.workflows._variants import int8_variants
 
 pytest.importorskip("onnxruntime")
 
@@ -101,3 +105,46 @@ def test_without_onnx_runtime_it_is_said(tmp_path: Path, monkeypatch: pytest.Mon
     (decision,) = half_decisions(variants, checks)
     assert decision.what.endswith("not checked: int8-tensorrt, fp16, fp16-safe")
     assert "pip install 'edgeseg[onnxruntime]'" in decision.why
+
+
+class Frames(list[Any]):
+    """Calibration frames without files."""
+
+    warnings = ()
+
+    def record(self, *_: str) -> None:
+        return None
+
+
+@pytest.mark.parametrize(("scale", "safe"), [(0.18, False), (3000.0, True)])
+def test_int8_keeps_scores_in_single_where_half_cannot_hold_them(
+    tmp_path: Path, scale: float, safe: bool
+) -> None:
+    make_files(tmp_path, scale)
+    port = TensorSpec("image", "float32", (1, 3, 64, 96), "NCHW")
+    source: Any = SimpleNamespace(inputs=(port,), outputs=())
+    shots: Any = Frames((frame,) for frame in frames(2))
+    made = int8_variants(
+        tmp_path,
+        source,
+        shots,
+        method="max",
+        quantizer="edgeseg",
+        exclude=(),
+        threads=1,
+        progress=silent,
+    )
+    variant = next(v for v in made.variants if v.name == "int8-tensorrt")
+    check_placement(onnx.load(tmp_path / variant.file), "tensorrt")
+    check = check_half(tmp_path, variant, FEEDS, threads=1)
+    assert check is not None and check.survives
+    assert ("scores" in variant.placement) == safe
+    hints = [d for d in made.decisions if "attention scores" in d.what]
+    assert [d.what for d in hints] == safe * [
+        "int8-tensorrt: attention scores and softmax stay in FP32"
+    ]
+    assert all(d.why.startswith("blocks.0/scores reaches 8.") for d in hints)
+    with open_engine(tmp_path / "fp32.onnx", "openvino", EngineOptions(threads=1)) as engine:
+        expected = [engine.infer(feed)["logits"] for feed in FEEDS]
+    found = [answer["logits"] for answer in check.answers]
+    assert cosine(np.stack(found), np.stack(expected)) >= 0.99

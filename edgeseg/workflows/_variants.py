@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from edgeseg._progress import Progress
-from edgeseg.errors import UsageError
+from edgeseg.errors import MissingDependencyError, UsageError
 from edgeseg.spec import (
     BACKENDS,
     CalibrationRecord,
@@ -21,9 +23,12 @@ from edgeseg.spec import (
 from edgeseg.workflows._source import FP32_FILE, Source
 
 if TYPE_CHECKING:
-    from edgeseg.calib import CalibrationFrames
+    from edgeseg.calib import CalibrationFrames, QuantizedGraph
 
 __all__ = ["Made", "fp16_variants", "fp32_variant", "int8_variants"]
+
+_HALF_FRAMES = 4
+"""Calibration frames on which the range of FP16 is tried."""
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,7 @@ def int8_variants(
     def on_frame(done: int) -> None:
         progress("calibrate", done, total)
 
+    hints: tuple[Decision, ...] = ()
     progress("calibrate", 0, total)
     if quantizer == "modelopt":
         used = method or calib.DEFAULT_MODELOPT_METHOD
@@ -90,10 +96,16 @@ def int8_variants(
         ranges = calib.collect_ranges(fp32, frames, threads=threads, on_frame=on_frame)
         thresholds = ranges.thresholds(used)
         progress("quantise", 0, 1)
-        graphs = tuple(
-            calib.quantize(fp32, thresholds, backend, path, exclude)
+        written = [
+            _within_half(
+                functools.partial(calib.quantize, fp32, thresholds, backend, path, exclude),
+                source,
+                frames,
+            )
             for backend, path in paths.items()
-        )
+        ]
+        graphs = tuple(graph for graph, _ in written)
+        hints = tuple(hint for _, found in written for hint in found)
         progress("quantise", 1, 1)
     variants = tuple(
         _variant(
@@ -108,10 +120,38 @@ def int8_variants(
         )
         for graph in graphs
     )
-    decisions = [*frames.warnings]
+    decisions = [*frames.warnings, *hints]
     for graph in graphs:
         decisions += [d for d in graph.decisions if d not in decisions]
     return Made(variants, tuple(decisions), frames.record(quantizer, used))
+
+
+def _within_half(
+    write: Callable[..., QuantizedGraph], source: Source, frames: CalibrationFrames
+) -> tuple[QuantizedGraph, tuple[Decision, ...]]:
+    """Write an INT8 file; if its FP16 rest overflows, again with attention scores in FP32.
+
+    It is judged on calibration frames, where ONNX Runtime is installed.
+    """
+    from edgeseg import calib
+
+    graph = write()
+    if graph.rest != "fp16":
+        return graph, ()
+    names = [spec.name for spec in source.inputs]
+    some = itertools.islice(frames, _HALF_FRAMES)
+    feeds = (dict(zip(names, tensors, strict=True)) for tensors in some)
+    try:
+        report = calib.half_report(graph.path, feeds)
+    except MissingDependencyError:
+        return graph, ()
+    if not report.overflowed:
+        return graph, ()
+    decision = Decision(
+        f"{graph.path.stem}: attention scores and softmax stay in FP32",
+        f"{report.worst} reaches {report.magnitude:.4g} on a calibration frame, beyond FP16",
+    )
+    return write(rest_mode="fp16-safe"), (decision,)
 
 
 def fp16_variants(folder: Path, source: Source, progress: Progress) -> Made:

@@ -7,11 +7,13 @@ promise; the kernels are the CUDA sources, compiled for the host.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import random
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import cv2
@@ -40,6 +42,7 @@ from edgeseg.overlay import Overlay, default_colours
 from edgeseg.settings import Settings
 from edgeseg.spec import FusionSpec, ReadoutSpec, RegularizeSpec, RoiSpec, TensorSpec
 from edgeseg.temporal import Memory, TemporalSmoother
+from edgeseg.video import open_source
 
 HW = (61, 83)
 EVERYTHING = Wanted(overlay=True, mask=True, statistics=True)
@@ -278,6 +281,20 @@ class Pitched:
         return {**whole, "shape": self._shape, "strides": (pitch, 3, 1)}
 
 
+class Planar:
+    """A frame of another library on the device whose channels lie in planes."""
+
+    def __init__(self, runtime: FakeRuntime, frame: Frame) -> None:
+        self._planes = runtime.array(frame.transpose(2, 0, 1))
+
+    @property
+    def __cuda_array_interface__(self) -> dict[str, Any]:
+        whole = self._planes.__cuda_array_interface__
+        channels, height, width = whole["shape"]
+        shape = (height, width, channels)
+        return {**whole, "shape": shape, "strides": (width, 1, height * width)}
+
+
 @pytest.mark.parametrize("graphs", ["require", False], ids=["graphs", "pieces"])
 @pytest.mark.parametrize("name", CASES)
 def test_a_path_does_what_the_model_does(
@@ -472,6 +489,8 @@ def test_the_pieces_can_be_timed(models: Callable[[Case], Model], host: CudaLibr
         with pytest.raises(UsageError, match="in flight"):
             path.steps_ms()
         path.collect()
+        with pytest.raises(UsageError, match="at least 1 round"):
+            path.steps_ms(rounds=0)
         times = path.steps_ms(rounds=3)
         assert list(times) == ["preprocess", "inference", "fuse", "decide", "draw"]
         assert all(time_ms > 0.0 for time_ms in times.values())
@@ -638,6 +657,7 @@ def test_bad_frames_are_refused_and_cost_nothing(
             (frame[..., 0], "uint8 array"),
             (runtime.array(frame[:, :-1]), "frames of"),
             (runtime.array(frame.astype(np.int16)), "uint8"),
+            (Planar(runtime, frame), "follow each other"),
             ("frame", "array in device memory"),
             (None, "array in device memory"),
         ):
@@ -704,3 +724,33 @@ def test_the_reason_names_what_runs_on_the_cpu_only(models: Callable[[Case], Mod
     views = models(CASES["views"]).fed_spec
     fused = dataclasses.replace(both, fusion=FusionSpec())
     assert unavailable_reason(fused, views, coarse) is None
+
+
+@pytest.mark.parametrize("name", ["one class", "views over time"])
+@pytest.mark.parametrize(
+    "stem", ["laparoscopy_rvim_endo_720p25_10s", "davinci_endovis17_1080p10_2s"]
+)
+def test_real_frames(
+    name: str,
+    stem: str,
+    real_data: Path,
+    models: Callable[[Case], Model],
+    host: CudaLibrary,
+) -> None:
+    path = real_data / "clips" / f"{stem}.mp4"
+    if not path.is_file():
+        pytest.skip(f"{path} is not there")
+    model = models(CASES[name])
+    with open_source(path) as source:
+        frames = [frame.image for frame in itertools.islice(source, 4)]
+    middle = median_threshold(model, frames[0])
+    memories = None
+    if model.readout.time_constant_ms:
+        memories = [(0.0, True), (0.6, False), (0.6, False), (0.6, True)]
+    masks = on_cpu(model, frames, [middle] * 4, memories)
+    assert all(0.1 < mask.mean() < 0.9 for mask in masks)
+    runtime = FakeRuntime(0)
+    hw = frames[0].shape[:2]
+    with opened(model, host, runtime, hw=hw, graphs="require") as path_:
+        results = feed(path_, runtime, frames, [middle] * 4, memories, seed=0)
+    check(results, masks, frames, overlay_of(model), 1)

@@ -161,15 +161,14 @@ class BufferSet:
         """
         gpu, stream = self._gpu, streams.copy_in
         self._host_parameters.array[...] = parameters
+        if isinstance(frame, np.ndarray) and frame is not self.pixels:
+            np.copyto(self.pixels, frame)
         self._events["copy_in"].record(stream)
         if not isinstance(frame, np.ndarray):
             self._source = frame  # alive until it has been copied
             gpu.copy(self.frame, frame, stream)
-        else:
-            if frame is not self.pixels:
-                np.copyto(self.pixels, frame)
-            if not self._mapped:
-                gpu.upload(self.frame, self.pixels, stream)
+        elif not self._mapped:
+            gpu.upload(self.frame, self.pixels, stream)
         if not self._mapped:
             gpu.upload(self._parameters, self._host_parameters.array, stream)
         self._events["uploaded"].record(stream)

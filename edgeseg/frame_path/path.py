@@ -14,14 +14,13 @@ import numpy.typing as npt
 from edgeseg._closing import Closing
 from edgeseg.backends.base import StreamEngine
 from edgeseg.errors import BackendError, EdgesegError, InputError, UsageError
-from edgeseg.frame_path.buffers import BufferSet, Streams
-from edgeseg.frame_path.compute import Compute, Graphs
-from edgeseg.frame_path.plan import Plan
+from edgeseg.frame_path.assembly import Assembly
+from edgeseg.frame_path.buffers import BufferSet
+from edgeseg.frame_path.compute import Graphs
 from edgeseg.frame_path.result import FrameResult, Wanted
 from edgeseg.gpu import Gpu
-from edgeseg.kernels import cuda
 from edgeseg.kernels._cuda_library import CudaLibrary
-from edgeseg.kernels._device_array import read_array
+from edgeseg.kernels._device_array import Block, read_array
 from edgeseg.kernels.cuda import DeviceArray
 from edgeseg.overlay import Overlay
 from edgeseg.preprocess import check_frame
@@ -120,20 +119,23 @@ class FramePath(Closing):
         if close_gpu:
             self._hold.callback(gpu.close)
         try:
-            if self.wanted.overlay and overlay is None:
-                raise UsageError("drawing needs an Overlay: give one, or Wanted(overlay=False)")
-            if sets < 1:
-                raise UsageError(f"at least 1 frame is in flight, got {sets} buffer sets")
-            self._open(
-                engine=engine,
-                preprocess=preprocess,
-                readout=readout,
+            self._device = Assembly(
+                gpu,
+                engine,
+                preprocess,
+                readout,
+                self.frame_hw_px,
+                wanted=self.wanted,
                 rows=rows,
                 overlay=overlay,
+                threshold=threshold,
                 graphs=graphs,
                 sets=sets,
+                mapped=self.mapped,
                 native=native,
+                hold=self._hold,
             )
+            self._free.extend(self._device.sets)
         except BaseException as error:
             self._failure = str(error) or type(error).__name__
             self.close()
@@ -142,12 +144,12 @@ class FramePath(Closing):
     @property
     def graphs(self) -> bool:
         """Whether the work runs as CUDA graphs."""
-        return self._compute.why_no_graphs is None
+        return self._device.compute.why_no_graphs is None
 
     @property
     def why_no_graphs(self) -> str | None:
         """What kept the work from being captured; None if it was."""
-        return self._compute.why_no_graphs
+        return self._device.compute.why_no_graphs
 
     def buffer(self) -> npt.NDArray[np.uint8]:
         """Page-locked memory for the next frame: uint8 (H, W, 3).
@@ -177,7 +179,9 @@ class FramePath(Closing):
         Args:
             frame: uint8 (H, W, 3), BGR: a numpy array, or an array on the same device
                 (``__cuda_array_interface__`` or DLPack), which is copied there and must stay
-                unchanged until its result is collected. Rows may be any distance apart.
+                unchanged until its result is collected. Rows may be any distance apart. The copy
+                waits for the work that makes the array where its library says on what stream that
+                is.
             memory: what a ``TemporalSmoother`` says of this frame; needed if the read-out smooths
                 over time, and only then. Its state stays on the device; another memory than the
                 last frame's starts anew.
@@ -193,16 +197,16 @@ class FramePath(Closing):
             self._check_memory(memory)
             chosen = self._threshold if threshold is None else threshold
             if memory is None:
-                parameters = self._plan.parameters(chosen)
+                parameters = self._device.plan.parameters(chosen)
             else:
                 forget = memory.reset or memory is not self._memory
-                parameters = self._plan.parameters(chosen, keep=memory.keep, reset=forget)
+                parameters = self._device.plan.parameters(chosen, keep=memory.keep, reset=forget)
             with self._failing(but=InputError):
                 self._gpu.make_current()
                 array = self._check(frame)
             with self._failing():
                 buffers = self._next_free()
-                self._enqueue(buffers, array, parameters)
+                self._device.enqueue(buffers, array, parameters)
                 self._free.popleft()
                 self._in_flight.append(buffers)
                 if memory is not None:
@@ -242,17 +246,19 @@ class FramePath(Closing):
             frames smoothed), ``decide`` and ``draw`` (where the overlay is wanted).
 
         Raises:
-            UsageError: frames are in flight.
+            UsageError: frames are in flight, or there is no round.
             BackendError: the path is closed or has failed, now or before.
         """
         with self._submitting, self._finishing:
             self._require_usable()
             if self._in_flight:
                 raise UsageError("frames are in flight: collect them before timing")
+            if rounds < 1:
+                raise UsageError(f"timing takes at least 1 round, got {rounds}")
             self._memory = None  # the rounds change the state of the smoothing
             with self._failing():
                 self._gpu.make_current()
-                return self._compute.steps_ms(self._free[0], rounds)
+                return self._device.compute.steps_ms(self._free[0], rounds)
 
     def describe(self) -> str:
         """How frames go, in a few words for reports."""
@@ -278,64 +284,6 @@ class FramePath(Closing):
                     raise
                 _log.debug("while closing a frame path that failed: %s", error)
 
-    def _open(
-        self,
-        *,
-        engine: StreamEngine,
-        preprocess: PreprocessSpec,
-        readout: ReadoutSpec,
-        rows: Sequence[Sequence[int]] | None,
-        overlay: Overlay | None,
-        graphs: Graphs,
-        sets: int,
-        native: CudaLibrary | None,
-    ) -> None:
-        gpu, hold = self._gpu, self._hold
-        gpu.make_current()
-        cuda.prepare(native)
-        self._streams = Streams(gpu, hold)
-        self._plan = Plan(
-            gpu,
-            engine,
-            preprocess,
-            readout,
-            self.frame_hw_px,
-            rows=rows,
-            overlay=overlay if self.wanted.overlay else None,
-            native=native,
-            hold=hold,
-        )
-        parameters = self._plan.parameters(self._threshold)
-        classes = max(self._plan.channels, 2)
-        for _ in range(sets):
-            self._free.append(
-                BufferSet(
-                    gpu, self.frame_hw_px, classes, self.wanted, mapped=self.mapped, hold=hold
-                )
-            )
-        self._compute = Compute(
-            gpu, self._streams.compute, {one: self._plan.steps(one) for one in self._free}
-        )
-        captured = hold.enter_context(ExitStack())
-        # The last to enter is the first to leave: nothing is freed while the device is at work.
-        hold.callback(self._streams.synchronize)
-        # Libraries allocate and choose at their first call, which a capture does not allow.
-        black = np.zeros((*self.frame_hw_px, 3), np.uint8)
-        for buffers in self._free:
-            self._enqueue(buffers, black, parameters)
-            self._streams.synchronize()
-        self._compute.capture(engine.capturable, graphs, captured)
-
-    def _enqueue(
-        self,
-        buffers: BufferSet,
-        frame: npt.NDArray[np.uint8] | DeviceArray,
-        parameters: npt.NDArray[np.uint8],
-    ) -> None:
-        buffers.upload(frame, parameters, self._streams)
-        self._compute.enqueue(buffers)
-        buffers.download(self._streams)
-
     def _next_free(self) -> BufferSet:
         """A set that nobody uses, which stays at the head of the free ones."""
         if not self._free:
@@ -348,10 +296,7 @@ class FramePath(Closing):
 
     def _finish_oldest(self) -> None:
         buffers = self._in_flight[0]
-        region = self._plan.region
-        height, width = self.frame_hw_px
-        outside_px = height * width - region.height_px * region.width_px
-        self._finished.append(buffers.finish(outside_px))
+        self._finished.append(self._device.finish(buffers))
         self._in_flight.popleft()
         self._free.append(buffers)
 
@@ -361,19 +306,21 @@ class FramePath(Closing):
             check_frame(frame)
             shape = frame.shape
         else:
-            frame = self._gpu.adopt(frame, self._streams.copy_in)
+            frame = self._gpu.adopt(frame, self._device.streams.copy_in)
             block = read_array("frame", frame, (np.uint8,), contiguous=False)
             shape = block.shape
+            if shape == wanted:
+                _check_layout(block)
         if shape != wanted:
             raise InputError(f"this path is for frames of {wanted}, got {shape}")
         return frame
 
     def _check_memory(self, memory: Memory | None) -> None:
-        if self._plan.smooths and memory is None:
+        if self._device.plan.smooths and memory is None:
             raise UsageError(
                 "the read-out smooths over time: give each frame the memory of a TemporalSmoother"
             )
-        if memory is not None and not self._plan.smooths:
+        if memory is not None and not self._device.plan.smooths:
             raise UsageError(
                 "a memory has no use here: open the path with a read-out that has a time constant"
             )
@@ -396,3 +343,14 @@ class FramePath(Closing):
             if self._failure is None and not isinstance(error, but):
                 self._failure = str(error) or type(error).__name__
             raise
+
+
+def _check_layout(frame: Block) -> None:
+    height, width, channels = frame.shape
+    between_rows, *within_rows = frame.strides
+    packed = within_rows[1] == 1 and (width == 1 or within_rows[0] == channels)
+    if not packed or (height > 1 and between_rows < width * channels):
+        raise InputError(
+            "the pixels of a frame on the device must follow each other in rows that do not "
+            f"overlap, got strides {frame.strides}"
+        )

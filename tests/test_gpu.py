@@ -482,3 +482,27 @@ def test_bare_pointers_can_be_copied() -> None:
         gpu.upload(DevicePointer(memory.address, (2, 2), np.uint8), values, stream.handle)
         stream.synchronize()
         np.testing.assert_array_equal(runtime.read(memory), values)
+
+
+@pytest.mark.parametrize(
+    "name", ["cudaMemsetAsync", "cudaStreamSynchronize", "cudaHostGetDevicePointer"]
+)
+def test_memory_that_cannot_be_made_ready_is_freed_at_once(name: str) -> None:
+    runtime = FakeRuntime(fail={name: 1})
+    with Gpu.open(runtime=runtime) as gpu:
+        with pytest.raises(BackendError, match=f"{name} failed"):
+            _ = (gpu.zeros((3,), np.uint8), gpu.host((3,), np.uint8, mapped=True))
+        kept = 1 if name == "cudaHostGetDevicePointer" else 0
+        assert sum(runtime.live().values()) == kept
+    runtime.assert_clean()
+
+
+def test_an_error_is_not_left_to_whoever_asks_next() -> None:
+    """The run time keeps its last error, and other libraries ask it after a launch of theirs."""
+    runtime = FakeRuntime(total_bytes=1)
+    with Gpu.open(runtime=runtime) as gpu:
+        assert runtime.cudaMalloc(2)[0] != 0
+        assert runtime.cudaGetLastError()[0] != 0
+        with pytest.raises(DeviceMemoryError):
+            gpu.empty((2,), np.uint8)
+        assert runtime.cudaGetLastError() == (0,)

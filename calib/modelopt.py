@@ -47,10 +47,14 @@ DEFAULT_MODELOPT_METHOD: ModeloptMethod = "max"
 
 _ERROR_LINES = 15
 _WORDS: dict[BackendName, str] = {
-    "openvino": "Q/DQ by ModelOpt on inputs and weights of Linear and Conv",
+    "openvino": (
+        "Q/DQ by ModelOpt on inputs and weights of Linear and Conv; activations as uint8 with zero "
+        "point 128"
+    ),
     "onnxruntime": (
-        "Q/DQ by ModelOpt on inputs and weights of Linear and Conv; bias apart from MatMul; "
-        "convolutions run in float here, since their outputs are not quantised"
+        "Q/DQ by ModelOpt on inputs and weights of Linear and Conv; activations as uint8 with zero "
+        "point 128; bias apart from MatMul; convolutions run in float here, since their outputs "
+        "are not quantised"
     ),
     "tensorrt": (
         "Q/DQ by ModelOpt on inputs and weights of Linear and Conv; scales FP16; LayerNorm in FP32 "
@@ -102,12 +106,13 @@ def quantize_with_modelopt(
         result = _run(graph, frames, Path(name), method=method, exclude=exclude, on_frame=on_frame)
     _fold_weights(result)
     _unround_other_readers(result)
-    quantised = result.to_model()
-    # Every file below has this placement; ONNX Runtime takes its int8 activations too.
-    report = check_placement(quantised, "openvino")
+    signed = result.to_model()
+    unsigned = _unsigned(Graph(signed)).to_model()
+    # Every file below has this placement.
+    report = check_placement(unsigned, "openvino")
     written = []
     for target in targets:
-        variant = Graph(quantised)
+        variant = Graph(signed if target.activations == "int8" else unsigned)
         decisions: tuple[Decision, ...] = ()
         if target.separate_bias:
             separate_bias(variant)
@@ -126,6 +131,18 @@ def quantize_with_modelopt(
             )
         )
     return tuple(written)
+
+
+def _unsigned(graph: Graph) -> Graph:
+    """``graph`` with activations on the same grid, but stored as uint8 with zero point 128."""
+    zero = graph.add_constant("activation_zero_point", np.array(128, np.uint8))
+    for node in graph.nodes:
+        if node.op_type != "QuantizeLinear" or graph.is_constant(node.input[0]):
+            continue
+        for pair in (node, *graph.consumers(node.output[0])):
+            del pair.input[2:]
+            pair.input.append(zero)
+    return graph
 
 
 def _require_modelopt() -> None:

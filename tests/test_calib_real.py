@@ -22,7 +22,8 @@ from edgeseg.spec import PreprocessSpec
 _log = logging.getLogger(__name__)
 
 SIZE_PX = 256
-RUNTIMES = {"openvino": "openvino", "onnxruntime": "onnxruntime", "tensorrt": "openvino"}
+RUNTIMES = {"openvino": "openvino", "onnxruntime": "onnxruntime", "tensorrt": "onnxruntime"}
+"""TensorRT's file is run by the library that takes its signed activations literally."""
 MODELS: dict[str, Any] = {"segdino_v2_tiny": "bilinear", "segdino_v1_tiny": "bicubic"}
 
 

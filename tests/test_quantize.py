@@ -224,7 +224,7 @@ def test_nothing_else_reads_a_quantised_tensor(quantised: Any, backend: str) -> 
         if node.op_type in ("QuantizeLinear", "DequantizeLinear"):
             zero_point = constants[node.input[2]]
             is_weight = node.input[0] in constants
-            if backend == "onnxruntime" and not is_weight:
+            if backend != "tensorrt" and not is_weight:
                 assert zero_point.dtype == np.uint8 and zero_point == 128
             else:
                 assert zero_point.dtype == np.int8 and not zero_point.any()
@@ -409,8 +409,43 @@ def test_openvino_computes_every_product_in_int8(quantised: Any) -> None:
         info = op.get_rt_info()
         kind, precision = (info[k].astype(str) for k in ("layerType", "runtimePrecision"))
         if kind in ("FullyConnected", "Convolution"):
-            found[kind, precision] += 1
-    assert found == {("FullyConnected", "i8"): len(LINEARS), ("Convolution", "i8"): len(CONVS)}
+            found[kind, "int8" if precision in ("i8", "u8") else precision] += 1
+    assert found == {("FullyConnected", "int8"): len(LINEARS), ("Convolution", "int8"): len(CONVS)}
+
+
+@pytest.mark.parametrize("backend", ["openvino", "onnxruntime"])
+@pytest.mark.parametrize("kernel", [1, 3])
+def test_a_convolution_of_joined_tensors_is_right(
+    tmp_path: Path, backend: str, kernel: int
+) -> None:
+    """SegDINO's heads end so; OpenVINO is off by a quarter here if activations are int8."""
+    rng = np.random.default_rng(kernel)
+    weight = rng.normal(0, 0.1, (3, 32, kernel, kernel)).astype(np.float32)
+    nodes = [
+        helper.make_node("Relu", ["image"], ["a"], name="a"),
+        helper.make_node("Neg", ["image"], ["b"], name="b"),
+        helper.make_node("Concat", ["a", "b"], ["joined"], name="joined", axis=1),
+        helper.make_node("Conv", ["joined", "weight"], ["y"], name="conv", pads=[kernel // 2] * 4),
+        helper.make_node("Identity", ["y"], ["logits"], name="end"),
+    ]
+    info = [
+        helper.make_tensor_value_info(name, TensorProto.FLOAT, (1, channels, 9, 11))
+        for name, channels in (("image", 16), ("logits", 3))
+    ]
+    graph = helper.make_graph(
+        nodes, "joined", info[:1], info[1:], [numpy_helper.from_array(weight, "weight")]
+    )
+    path = tmp_path / "joined.onnx"
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=9), path
+    )
+    x = rng.normal(0, 1, (1, 16, 9, 11)).astype(np.float32)
+    thresholds = {"joined": 4.0, "y": 8.0}
+    placed = quantize(path, thresholds, "openvino", tmp_path / "int8.onnx")
+    assert placed.products == ("conv",)
+    expected = infer(path, backend, x)
+    found = infer(placed.path, backend, x)
+    assert np.linalg.norm(found - expected) <= 0.03 * np.linalg.norm(expected)
 
 
 def test_onnxruntime_fuses_every_product_to_int8(quantised: Any, tmp_path: Path) -> None:
@@ -493,7 +528,7 @@ VIOLATIONS = {
     "scale is not positive": lambda m: _set(m, "grid:out_scale", np.float32(0)),
     "scale is not positive ": lambda m: _set(m, "grid:out_scale", np.float32("nan")),
     "needs one scale": lambda m: _set(m, "grid:out_scale", np.full(64, 0.1, np.float32)),
-    "zero point is not 0": lambda m: _set(m, "activation_zero_point", np.int8(3)),
+    "zero point is not 128": lambda m: _set(m, "activation_zero_point", np.uint8(3)),
     "zero point is not 0 ": lambda m: _set(
         m, "decoder/conv.weight_zero_points", np.ones(16, np.int8)
     ),
@@ -516,6 +551,6 @@ def test_the_validator_knows_targets_apart(quantised: Any, vit: Path) -> None:
     assert "decoder/residual" not in report.products
     assert len(report.convolution_outputs) == 3
     with pytest.raises(CalibrationError, match="zero point is not 0 of int8"):
-        check_placement(onnx.load(quantised["onnxruntime"]), "openvino")
+        check_placement(onnx.load(quantised["openvino"]), "tensorrt")
     with pytest.raises(CalibrationError, match="holds no quantised"):
         check_placement(onnx.load(vit), "openvino")

@@ -15,7 +15,8 @@ from edgeseg.bundle import Golden
 from edgeseg.errors import CalibrationError
 from edgeseg.golden import Answer, GoldenFigures, golden_figures
 from edgeseg.preprocess import Preprocessor
-from edgeseg.spec import GoldenLimits, Manifest, RoiSpec, TensorSpec, Variant
+from edgeseg.spec import BackendName, GoldenLimits, Manifest, RoiSpec, TensorSpec, Variant
+from edgeseg.workflows._half_check import HalfCheck, check_half, half_decisions
 from edgeseg.workflows._source import FP32_FILE, Source
 
 __all__ = ["GOLDEN_COUNT", "answering", "feeder", "golden_answers", "golden_size", "with_limits"]
@@ -73,36 +74,70 @@ def golden_answers(
 def with_limits(folder: Path, manifest: Manifest, golden: Golden, progress: Progress) -> Manifest:
     """Measure each variant on each installed backend and set its limits.
 
-    A backend that is not installed here (TensorRT) gets the limits of the file itself, run by the
-    backend at hand: its arithmetic is written in the graph.
+    A backend that is not installed here (TensorRT) gets the limits of the file itself, since its
+    arithmetic is written in the graph: FP16 tensors are really rounded for that
+    (``_half_check``), FP32 files are run by the backend at hand. What cannot be measured so, or
+    overflows FP16, gets the floors, and is judged on the device.
 
     Raises:
         CalibrationError: a variant computes something else than FP32.
     """
     feed = feeder(Preprocessor(manifest.preprocess), manifest.variants[0].inputs)
     installed = available_backends()
-    variants = []
+    variants, checks = [], {}
     for done, variant in enumerate(manifest.variants):
         progress("self-test", done, len(manifest.variants))
-        runners = {b: b if b in installed else installed[0] for b in variant.backends}
-        found = {}
-        for runner in dict.fromkeys(runners.values()):
-            with open_engine(folder / variant.file, runner) as engine:
-                figures = golden_figures(answering(engine, feed), golden, manifest.readout)
-            if not figures.relative_error <= _LARGEST_ERROR:
-                raise CalibrationError(
-                    f"{variant.name} on {runner} answers generated frames with a relative error of "
-                    f"{figures.relative_error:.3g}: it computes something else than FP32. Try "
-                    "another --method, or keep layers in float with --exclude"
-                )
-            found[runner] = figures
-        limits = {
-            backend: _limits(variant, found[runner], seen=backend == runner)
-            for backend, runner in runners.items()
-        }
+        check = check_half(folder, variant, (feed(frame) for frame in golden.frames))
+        if check is not None:
+            checks[variant.name] = check
+        found: dict[BackendName | None, GoldenFigures | None] = {None: None}
+        if check is not None and check.survives:
+            rounded = golden_figures(_recalling(check), golden, manifest.readout)
+            found[None] = _sensible(rounded, variant, "rounded to FP16")
+        limits = {}
+        for backend in variant.backends:
+            runner = _runner(variant, backend, installed)
+            if runner not in found and runner is not None:
+                with open_engine(folder / variant.file, runner) as engine:
+                    figures = golden_figures(answering(engine, feed), golden, manifest.readout)
+                found[runner] = _sensible(figures, variant, f"on {runner}")
+            limits[backend] = _limits(variant, found[runner], seen=backend in installed)
         variants.append(dataclasses.replace(variant, golden_limits=limits))
     progress("self-test", len(manifest.variants), len(manifest.variants))
-    return dataclasses.replace(manifest, variants=tuple(variants))
+    return dataclasses.replace(
+        manifest,
+        variants=tuple(variants),
+        decisions=(*manifest.decisions, *half_decisions(variants, checks)),
+    )
+
+
+def _runner(variant: Variant, backend: str, installed: Sequence[BackendName]) -> BackendName | None:
+    """The library that stands for a backend; None where FP16 has to be rounded instead."""
+    for name in installed:
+        if name == backend:
+            return name
+    return None if variant.rest == "fp16" else installed[0]
+
+
+def _sensible(figures: GoldenFigures, variant: Variant, how: str) -> GoldenFigures:
+    """The figures, unless something else than FP32 is computed.
+
+    Raises:
+        CalibrationError: it is.
+    """
+    if not figures.relative_error <= _LARGEST_ERROR:
+        raise CalibrationError(
+            f"{variant.name} {how} answers generated frames with a relative error of "
+            f"{figures.relative_error:.3g}: it computes something else than FP32. Try another "
+            "--method, or keep layers in float with --exclude"
+        )
+    return figures
+
+
+def _recalling(check: HalfCheck) -> Answer:
+    """The answers that a check has found, frame after frame."""
+    answers = iter(check.answers)
+    return lambda frame: next(answers)
 
 
 def answering(engine: Engine, feed: Feed) -> Answer:
@@ -110,9 +145,11 @@ def answering(engine: Engine, feed: Feed) -> Answer:
     return lambda frame: engine.infer(feed(frame))
 
 
-def _limits(variant: Variant, found: GoldenFigures, *, seen: bool) -> GoldenLimits:
+def _limits(variant: Variant, found: GoldenFigures | None, *, seen: bool) -> GoldenLimits:
     floor = _FLOORS[variant.precision]
     error = floor.relative_error if seen else _UNSEEN_ERROR[variant.precision]
+    if found is None:
+        return dataclasses.replace(floor, relative_error=error)
     return GoldenLimits(
         relative_error=max(error, _OF_MEASURED * found.relative_error),
         cosine=min(floor.cosine, 1.0 - _OF_MEASURED * (1.0 - found.cosine)),

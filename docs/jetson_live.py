@@ -25,6 +25,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
 from fractions import Fraction
 from types import FrameType
 
@@ -33,10 +34,13 @@ import numpy.typing as npt
 
 import edgeseg
 from edgeseg.errors import EdgesegError
+from edgeseg.frame_path import Wanted, model_unavailable_reason, open_frame_path
 from edgeseg.overlay import Overlay, default_colours
 
 log = logging.getLogger("live")
 Frame = npt.NDArray[np.uint8]
+Draw = Callable[[Frame, float], Frame]
+"""From a frame and the time at which it was read, in seconds, to the picture to show."""
 REPORT_EVERY_S = 10.0
 
 
@@ -175,15 +179,46 @@ def run(arguments: argparse.Namespace) -> None:
         reader = Reader(words, width, height)
         writer = open_writer(arguments.sink, width, height, fps)
         try:
-            show(model, overlay, reader, writer, arguments.timeout)
+            with drawing(model, overlay, (height, width)) as draw:
+                show(draw, reader, writer, arguments.timeout)
         finally:
             reader.close()
             stop(writer)
 
 
+@contextlib.contextmanager
+def drawing(model: edgeseg.Model, overlay: Overlay, hw_px: tuple[int, int]) -> Iterator[Draw]:
+    """Yield what draws a frame's mask on it: on the GPU from end to end, where the model allows."""
+    tau_ms = model.readout.time_constant_ms
+    smoother = edgeseg.TemporalSmoother(tau_ms) if tau_ms > 0.0 else None
+    reason = model_unavailable_reason(model)
+    if reason is not None:
+        log.info("frames go through the host's memory: %s", reason)
+
+        def draw_on_host(frame: Frame, time_s: float) -> Frame:
+            memory = smoother.step(frame, 1e3 * time_s) if smoother else None
+            outputs = model.infer(model.preprocess(frame))
+            result = model.read_out(outputs, hw_px, memory=memory)
+            return overlay(frame, result.mask, in_place=True)
+
+        yield draw_on_host
+        return
+    # One set of buffers: a live picture is waited for, there is nothing to overlap it with.
+    with open_frame_path(model, hw_px, wanted=Wanted(), overlay=overlay, sets=1) as path:
+        log.info("%s", path.describe())
+
+        def draw(frame: Frame, time_s: float) -> Frame:
+            memory = smoother.step(frame, 1e3 * time_s) if smoother else None
+            path.submit(frame, memory=memory)
+            drawn = path.collect().overlay
+            assert drawn is not None
+            return drawn
+
+        yield draw
+
+
 def show(
-    model: edgeseg.Model,
-    overlay: Overlay,
+    draw: Draw,
     reader: Reader,
     writer: subprocess.Popen[bytes],
     timeout_s: float,
@@ -194,10 +229,9 @@ def show(
     since = time.monotonic()
     while True:
         frame, read_at = reader.newest(timeout_s)
-        result = model(frame)
-        overlay(frame, result.mask, in_place=True)
+        picture = draw(frame, read_at)
         try:
-            writer.stdin.write(memoryview(frame).cast("B"))
+            writer.stdin.write(memoryview(picture).cast("B"))
             writer.stdin.flush()
         except BrokenPipeError:
             raise SourceEndedError("the sink ended; what GStreamer said stands above") from None

@@ -39,7 +39,7 @@ def _mend(module: str, extra: str | None) -> str:
                 "--system-site-packages"
             )
         return (
-            "run  pip install 'cuda-bindings>=12.6,<13'  on JetPack 6,  pip install "
+            "run  pip install 'cuda-bindings>=12.8,<13'  on JetPack 6,  pip install "
             "'cuda-bindings>=13,<14'  on JetPack 7"
         )
     target = f"edgeseg[{extra}]" if extra else "edgeseg"

@@ -168,12 +168,12 @@ def test_the_probe_asks_the_backend_for_the_verdict(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("version", "driver", "status", "mend"),
     [
-        ("13.5.0", "12.6", "warning", "pip install 'cuda-bindings>=12.6,<13'"),
+        ("13.5.0", "12.6", "warning", "pip install 'cuda-bindings>=12.8,<13'"),
         ("13.5.0", "13.0", "ok", ""),
         ("12.9.10", "13.2", "ok", ""),
-        ("12.3.0", "12.6", "warning", "pip install 'cuda-bindings>=12.6,<13'"),
+        ("12.3.0", "12.6", "warning", "pip install 'cuda-bindings>=12.8,<13'"),
         ("12.9.10", "11.4", "warning", "a driver for CUDA 12.6 or later"),
-        (None, "12.6", "missing", "pip install 'cuda-bindings>=12.6,<13'"),
+        (None, "12.6", "missing", "pip install 'cuda-bindings>=12.8,<13'"),
         (None, "13.0", "missing", "pip install cuda-bindings"),
         ("13.5.0", None, "ok", ""),
     ],

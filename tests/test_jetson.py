@@ -202,7 +202,7 @@ def test_reading_changes_nothing(tmp_path):
 
 @pytest.mark.parametrize(
     ("module", "command"),
-    [("tensorrt", "python3-libnvinfer"), ("cuda.bindings.nothing", "'cuda-bindings>=12.6,<13'")],
+    [("tensorrt", "python3-libnvinfer"), ("cuda.bindings.nothing", "'cuda-bindings>=12.8,<13'")],
 )
 def test_what_is_missing_on_a_jetson_comes_from_jetpack(monkeypatch, module, command):
     monkeypatch.setitem(sys.modules, module, None)

@@ -19,8 +19,8 @@ __all__ = ["checks"]
 _NO_GPU = "needs an NVIDIA GPU, and this machine shows none"
 _OLDEST_BINDINGS = (12, 6)
 # The newest wheels of either are made for CUDA 13.
-_BINDINGS_FOR_CUDA_12 = "pip install 'cuda-bindings>=12.6,<13'"
-_TENSORRT_FOR_CUDA_12 = "pip install 'tensorrt-cu12<11' 'cuda-bindings>=12.6,<13'"
+_BINDINGS_FOR_CUDA_12 = "pip install 'cuda-bindings>=12.8,<13'"
+_TENSORRT_FOR_CUDA_12 = "pip install 'tensorrt-cu12<11' 'cuda-bindings>=12.8,<13'"
 
 
 def checks() -> list[tuple[str, Callable[[], Finding]]]:

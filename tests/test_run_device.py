@@ -30,6 +30,7 @@ from edgeseg.settings import Settings
 from edgeseg.temporal import TemporalSmoother
 from edgeseg.video import open_source
 from edgeseg.workflows import _route
+from edgeseg.workflows import benchmark as benchmark_module
 from edgeseg.workflows import run as run_module
 
 OpenDevice = Callable[..., FakeRuntime]
@@ -65,17 +66,18 @@ def on_device(monkeypatch: pytest.MonkeyPatch, host: CudaLibrary) -> OpenDevice:
 
         monkeypatch.setattr(run_module.models, "open", open_model)
         monkeypatch.setattr(cuda, "unavailable_reason", lambda: None)
-        monkeypatch.setattr(
-            _route,
-            "open_frame_path",
-            lambda model, hw, **options: open_frame_path(
-                model,
-                hw,
-                gpu=Gpu.open(runtime=runtime),
-                native=fake_kernels(runtime, host),
-                **options,
-            ),
-        )
+        for module in (_route, benchmark_module):
+            monkeypatch.setattr(
+                module,
+                "open_frame_path",
+                lambda model, hw, **options: open_frame_path(
+                    model,
+                    hw,
+                    gpu=Gpu.open(runtime=runtime),
+                    native=fake_kernels(runtime, host),
+                    **options,
+                ),
+            )
         return runtime
 
     return install
@@ -220,3 +222,24 @@ def test_a_model_on_the_host_has_no_frame_path(bundle: Path) -> None:
         pytest.raises(BackendUnavailableError, match="backend tensorrt"),
     ):
         open_frame_path(model, (96, 160))
+
+
+@pytest.mark.parametrize("time_constant_ms", [0.0, 60.0])
+def test_a_benchmark_tells_what_the_frame_path_reaches(
+    bundle: Path, on_device: OpenDevice, monkeypatch: pytest.MonkeyPatch, time_constant_ms: float
+) -> None:
+    smoothing = Settings(time_constant_ms=time_constant_ms or None)
+    original = edgeseg.open
+    monkeypatch.setattr(
+        run_module.models, "open", lambda *a, **k: original(*a, **k, settings=smoothing)
+    )
+    monkeypatch.setattr(edgeseg, "open", run_module.models.open)
+    runtime = on_device(FakeRuntime(1))
+    monkeypatch.setattr(benchmark_module, "throughput_fps", lambda call, parallel: 1.0)
+    report = benchmark_module.benchmark(bundle, frame_hw_px=(48, 64), rounds=1, baseline=False)
+    assert report.no_frame_path is None and report.frame_path is not None
+    assert report.frame_path.frames_per_s > 0 and "as CUDA graphs" in report.frame_path.how
+    steps = ["preprocess", "inference", "fuse", "decide", "draw"]
+    assert [*report.frame_path.steps_ms] == [s for s in steps if s != "fuse" or time_constant_ms]
+    assert report.record()["frame_path"]["steps_ms"] == report.frame_path.steps_ms
+    runtime.assert_clean()

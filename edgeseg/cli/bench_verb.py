@@ -59,6 +59,10 @@ def execute(arguments: argparse.Namespace) -> int:
         )
     )
     out.print(f"throughput: {report.throughput_fps:.1f} frames/s")
+    if report.frame_path is not None:
+        out.print(f"frame path: {report.frame_path}")
+    if report.no_frame_path is not None:
+        out.print(f"no frame path on the GPU: {report.no_frame_path}")
     if report.speedup is not None:
         out.print(f"inference against ONNX Runtime FP32: {report.speedup:.2f} times as fast")
     if report.blocks is not None:

@@ -9,14 +9,21 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
+
 from edgeseg import __version__, synthetic
 from edgeseg import model as models
 from edgeseg._files import atomic_file, check_output
 from edgeseg._progress import Progress, silent
 from edgeseg.backends import EngineInfo, EngineOptions, open_engine
+from edgeseg.backends.base import StreamEngine
+from edgeseg.bench.frame_rate import FrameRate, measure_frame_rate
 from edgeseg.bench.profile import BlockTable, profile_model
 from edgeseg.bench.timing import Timing, interleave, throughput_fps
 from edgeseg.errors import UsageError
+from edgeseg.frame_path import model_unavailable_reason, open_frame_path
+from edgeseg.overlay import Overlay, default_colours
 from edgeseg.spec import Precision, to_json
 
 __all__ = ["BenchmarkReport", "benchmark"]
@@ -38,6 +45,8 @@ class BenchmarkReport:
         speedup: baseline's median inference over the engine's.
         throughput_fps: whole frames a second with the engine's throughput hint.
         blocks: the time of the frame by part of the model; None if not asked for.
+        frame_path: what the frame path on a GPU reaches; None where the engine works on the host.
+        no_frame_path: why an engine on a GPU has none; None otherwise.
     """
 
     engine: EngineInfo
@@ -49,6 +58,8 @@ class BenchmarkReport:
     speedup: float | None
     throughput_fps: float
     blocks: BlockTable | None = None
+    frame_path: FrameRate | None = None
+    no_frame_path: str | None = None
 
     def record(self) -> dict[str, Any]:
         """The figures as JSON types, with the date, for ``bench/results/``."""
@@ -66,6 +77,8 @@ class BenchmarkReport:
             "times_as_fast_as_onnxruntime_fp32": self.speedup,
             "throughput_fps": self.throughput_fps,
             "blocks": self.blocks.record() if self.blocks else None,
+            "frame_path": self.frame_path.record() if self.frame_path else None,
+            "no_frame_path": self.no_frame_path,
         }
 
 
@@ -146,6 +159,7 @@ def benchmark(
     with open_model(hint="throughput") as model:
         progress("throughput", 0, 1)
         rate = throughput_fps(lambda: model(frame), parallel=model.engine.parallel)
+        frame_path, no_frame_path = _frame_path(model, frame)
         progress("throughput", 1, 1)
     blocks = None
     if profile:
@@ -176,8 +190,25 @@ def benchmark(
         speedup=reference.median_ms / timings["engine"].median_ms if reference else None,
         throughput_fps=rate,
         blocks=blocks,
+        frame_path=frame_path,
+        no_frame_path=no_frame_path,
     )
     if json_file is not None:
         with atomic_file(Path(json_file)) as temporary:
             temporary.write_text(json.dumps(report.record(), indent=2) + "\n", encoding="utf-8")
     return report
+
+
+def _frame_path(
+    model: models.Model, frame: npt.NDArray[np.uint8]
+) -> tuple[FrameRate | None, str | None]:
+    """What the frame path reaches, or why an engine on a GPU has none."""
+    if not isinstance(model.engine, StreamEngine):
+        return None, None
+    reason = model_unavailable_reason(model)
+    if reason is not None:
+        return None, reason
+    overlay = Overlay(default_colours(max(1, len(model.classes) - 1)))
+    with open_frame_path(model, frame.shape[:2], overlay=overlay) as path:
+        rate = measure_frame_rate(path, frame, time_constant_ms=model.readout.time_constant_ms)
+    return rate, None

@@ -2,6 +2,8 @@
 
 import ast
 import configparser
+import dataclasses
+import importlib
 import importlib.util
 import inspect
 import re
@@ -14,6 +16,7 @@ from typing import get_args, get_type_hints
 import pytest
 
 import edgeseg
+from edgeseg import frame_path
 from edgeseg._jetson import JETPACKS
 from edgeseg.backends._tensorrt.library import check_version
 from edgeseg.cli import _parser
@@ -67,7 +70,7 @@ def test_the_api_examples_run(
 
 
 def test_the_api_examples_that_need_a_gpu_name_what_there_is() -> None:
-    (block,) = re.findall(r"```py\n(.*?)```", API.read_text(), re.DOTALL)
+    block, _ = re.findall(r"```py\n(.*?)```", API.read_text(), re.DOTALL)
     tree = ast.parse(block)
     calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
     called = {node.func.attr: node for node in calls if isinstance(node.func, ast.Attribute)}
@@ -81,6 +84,27 @@ def test_the_api_examples_that_need_a_gpu_name_what_there_is() -> None:
         hint = get_type_hints(kind, localns={"CompileReport": CompileReport})[attribute]
         kind = next((one for one in get_args(hint) if one is not type(None)), hint)
     assert kind is str
+
+
+def test_the_example_of_the_frame_path_names_what_there_is() -> None:
+    _, block = re.findall(r"```py\n(.*?)```", API.read_text(), re.DOTALL)
+    tree = ast.parse(block)
+    known = {
+        name.name: getattr(importlib.import_module(node.module), name.name)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module
+        for name in node.names
+    }
+    assert {"open_frame_path", "Wanted", "Overlay"} <= known.keys()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+            words = {word.arg: word.value for word in node.keywords}
+            inspect.signature(known[node.func.id]).bind(*node.args, **words)
+        if isinstance(node, ast.Attribute) and getattr(node.value, "id", "") == "path":
+            assert callable(getattr(frame_path.FramePath, node.attr))
+    fields = {field.name for field in dataclasses.fields(frame_path.FrameResult)} | {"area_px"}
+    (told,) = re.findall(r"collect\(\)  # of the first: (.*)", block)
+    assert {word.strip(" .") for word in told.split(",")} == fields
 
 
 def understood(words: list[str]) -> bool:

@@ -233,13 +233,14 @@ def test_a_wheel_without_the_provider_is_named(ort: OnnxRuntimeDouble, file: Pat
     assert CUDA in message and "edgeseg[onnxruntime-gpu]" in message
 
 
+# Names that nothing else in the process can have loaded, as torch loads CUDA's own.
 MISSING = (
     ("GPU", "cuda", "libcuda.so.1", "NVIDIA driver"),
-    ("GPU", "cuda", "libcublasLt.so.13", "pip install 'onnxruntime-gpu[cuda,cudnn]'"),
-    ("GPU", "cuda", "libcudnn.so.9", "pip install 'onnxruntime-gpu[cuda,cudnn]'"),
+    ("GPU", "cuda", "libcublasLt.so.99", "pip install 'onnxruntime-gpu[cuda,cudnn]'"),
+    ("GPU", "cuda", "libcudnn.so.99", "pip install 'onnxruntime-gpu[cuda,cudnn]'"),
     ("TENSORRT", "tensorrt", "libnvinfer.so.10", "pip install 'tensorrt-cu13>=10,<11'"),
     ("TENSORRT", "tensorrt", "libnvonnxparser.so.11", "pip install 'tensorrt-cu13>=11,<12'"),
-    ("TENSORRT", "tensorrt", "libcublas.so.13", "pip install 'onnxruntime-gpu[cuda,cudnn]'"),
+    ("TENSORRT", "tensorrt", "libcublas.so.99", "pip install 'onnxruntime-gpu[cuda,cudnn]'"),
 )
 
 

@@ -161,8 +161,11 @@ def test_ctrl_c_stops_a_pipeline_whose_stages_are_busy() -> None:
     # In a process of its own: the signal goes to the main thread, and a hang must not take the
     # test run with it.
     program = """
-import _thread, threading, time
+import _thread, signal, threading, time
 from edgeseg.video import Stage, run_pipeline
+
+# A job in the background starts with the signal ignored.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 def slow(item):
     if item == 2:

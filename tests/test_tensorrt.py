@@ -284,9 +284,14 @@ def test_ctrl_c_stops_the_builder_and_leaves_no_plan(
         interrupted.set()
 
     trt.faults.on_step = on_step
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
-        patch.setattr(BuildProgress, "stop", stop)
-        _compile(model, trt, cuda)
+    # A job in the background starts with the signal ignored.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.MonkeyPatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(BuildProgress, "stop", stop)
+            _compile(model, trt, cuda)
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert len(steps) == 2
     assert not (model.parent / "plan.engine").exists()
 

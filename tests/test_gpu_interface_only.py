@@ -13,7 +13,6 @@ import json
 import re
 import subprocess
 import sys
-import tempfile
 import zipfile
 from dataclasses import dataclass, field
 from functools import cache
@@ -22,10 +21,7 @@ from typing import Any
 
 import pytest
 from cuda_double import FakeRuntime
-from trt_interface.wheels import download
-
-from edgeseg._cache import cache_folder
-from edgeseg.errors import OutputError
+from trt_interface.wheels import wheel
 
 PACKAGE = Path(__file__).resolve().parents[1] / "edgeseg" / "gpu"
 OTHER_VERSIONS = ("12.8.0", "12.9.4", "13.0.3")
@@ -247,27 +243,9 @@ def test_the_installed_bindings_have_what_is_used() -> None:
     assert wrong(collected(), look_up(collected())) == []
 
 
-@cache
-def wheel(version: str) -> Path:
-    """The wheel of a version for this interpreter, fetched once and then kept."""
-    python = f"cp{sys.version_info.major}{sys.version_info.minor}"
-    try:
-        folder = cache_folder("test-wheels")
-    except OutputError as error:
-        pytest.skip(str(error))
-    for kept in folder.glob(f"cuda_bindings-{version}-{python}-*.whl"):
-        if zipfile.is_zipfile(kept):
-            return kept
-    with tempfile.TemporaryDirectory(prefix=".fetch-", dir=folder) as place:
-        fetched = download(f"cuda-bindings=={version}", Path(place))
-        target = folder / fetched.name
-        fetched.replace(target)
-    return target
-
-
 @pytest.mark.parametrize("version", OTHER_VERSIONS)
 def test_the_bindings_of_other_versions_have_what_is_used(version: str, tmp_path: Path) -> None:
-    with zipfile.ZipFile(wheel(version)) as archive:
+    with zipfile.ZipFile(wheel("cuda-bindings", version, "cuda/bindings/")) as archive:
         archive.extractall(tmp_path)
     found = look_up(collected(), tmp_path)
     assert wrong(collected(), found) == []

@@ -13,59 +13,30 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 import numpy.typing as npt
 
 from edgeseg.backends.base import StreamEngine
-from edgeseg.bench.fuse import opencv_numpy
+from edgeseg.bench.gpu_eager import FILL, EagerFrames, FrameCase
+from edgeseg.bench.gpu_stand_in import Answer, TorchEngine, empty_outputs
 from edgeseg.frame_path import FramePath, FrameResult, Wanted
 from edgeseg.gpu import Gpu
-from edgeseg.kernels import View
 from edgeseg.kernels._cuda_library import CudaLibrary
-from edgeseg.kernels.cuda import DeviceArray
 from edgeseg.overlay import Overlay, default_colours
 from edgeseg.preprocess import Preprocessor
 from edgeseg.reader import Reader
-from edgeseg.spec import PreprocessSpec, ReadoutSpec, TensorSpec
+from edgeseg.spec import ReadoutSpec
 from edgeseg.temporal import TemporalSmoother
 
-__all__ = [
-    "EagerFrames",
-    "FrameCase",
-    "FrameCheck",
-    "FrameFigures",
-    "TorchEngine",
-    "answering",
-    "check",
-    "measure",
-]
+__all__ = ["FrameCheck", "FrameFigures", "check", "measure"]
 
 Frame = npt.NDArray[np.uint8]
-
-Answer = Callable[[Mapping[str, npt.NDArray[Any]]], Mapping[str, npt.NDArray[Any]]]
 
 AGREEMENT = 0.999
 """Share of pixels whose class must be that of the CPU path."""
 _FRAME_INTERVAL_MS = 40.0
-_FILL = 0.4
 _IN_FLIGHT = 2
 _RESIDENT = Wanted(overlay=False, mask=False, statistics=True)
-
-
-@dataclass(frozen=True)
-class FrameCase:
-    """A model, in the two forms that are compared, and how frames go in and masks come out."""
-
-    name: str
-    original: Any
-    """The authors' formulation: a torch module from an image to logits."""
-    exportable: Any
-    """The same for fixed sizes, with one argument and one result for each view."""
-    preprocess: PreprocessSpec
-    readout: ReadoutSpec
-    inputs: tuple[TensorSpec, ...]
-    outputs: tuple[TensorSpec, ...]
 
 
 @dataclass(frozen=True)
@@ -110,125 +81,6 @@ class FrameFigures:
     """Share of the resident run's time in which no graph was running."""
 
 
-class TorchEngine:
-    """A torch module as a ``StreamEngine``: what TensorRT would be, for measuring the rest.
-
-    Its memory comes from a pool of its own, filled by the calls before a capture, so that a graph
-    never shares memory with what torch does elsewhere.
-    """
-
-    capturable = True
-
-    def __init__(
-        self,
-        torch: Any,
-        module: Any,
-        inputs: tuple[TensorSpec, ...],
-        outputs: tuple[TensorSpec, ...],
-    ) -> None:
-        self.inputs = inputs
-        self.outputs = outputs
-        self._torch = torch
-        self._module = module
-        self._dtype = next(module.parameters()).dtype
-        self._pool = torch.cuda.MemPool()
-        self._streams: dict[int, Any] = {}
-        self._seen: dict[tuple[Any, ...], Any] = {}
-
-    def enqueue(self, tensors: Mapping[str, DeviceArray], stream: int) -> None:
-        """One run of the module on ``stream``; see ``StreamEngine``."""
-        torch = self._torch
-        if stream not in self._streams:
-            self._streams[stream] = torch.cuda.ExternalStream(stream)
-        with (
-            torch.inference_mode(),
-            torch.cuda.stream(self._streams[stream]),
-            torch.cuda.use_mem_pool(self._pool),
-        ):
-            given = [self._tensor(tensors[port.name]) for port in self.inputs]
-            answers = self._module(*(tensor.to(self._dtype) for tensor in given))
-            if len(self.outputs) == 1 and not isinstance(answers, tuple):
-                answers = (answers,)
-            for port, answer in zip(self.outputs, answers, strict=True):
-                self._tensor(tensors[port.name]).copy_(answer)
-
-    def _tensor(self, array: DeviceArray) -> Any:
-        """``array`` as torch sees it; made once an array, before any capture.
-
-        Torch asks the driver whose memory it is, which a capture need not allow.
-        """
-        interface = array.__cuda_array_interface__
-        key = (interface["data"][0], interface["shape"], interface["typestr"])
-        if key not in self._seen:
-            self._seen[key] = self._torch.as_tensor(array, device="cuda")
-        return self._seen[key]
-
-
-class EagerFrames:
-    """What one writes without edgeseg: OpenCV, the authors' module in eager torch, OpenCV.
-
-    ``cv2.resize``, BGR to RGB and normalisation in float, the module, logits back to the host,
-    ``cv2.resize`` to the frame, threshold (several views: sigmoid, entropy weights and mean in
-    numpy), and the overlay by ``cv2.addWeighted``.
-    """
-
-    def __init__(
-        self, torch: Any, case: FrameCase, *, half: bool = False, device: str = "cuda"
-    ) -> None:
-        self._torch = torch
-        self._spec = case.preprocess
-        self._readout = case.readout
-        self._half = half
-        self._device = device
-        self._module = case.original
-        mean, std = (
-            torch.tensor(values, device=device).view(1, 3, 1, 1)
-            for values in (case.preprocess.mean, case.preprocess.std)
-        )
-        self._mean, self._std = mean, std
-        self._colour = np.array(default_colours(1)[0][::-1], np.uint8)
-
-    def __call__(self, frame: Frame) -> tuple[Frame, npt.NDArray[np.uint8]]:
-        """Overlay and mask of a frame."""
-        mask = self._mask(frame)
-        fill = frame.copy()
-        fill[mask > 0] = self._colour
-        return cv2.addWeighted(fill, _FILL, frame, 1.0 - _FILL, 0.0), mask
-
-    def _mask(self, frame: Frame) -> npt.NDArray[np.uint8]:
-        height, width = frame.shape[:2]
-        if not self._spec.views:
-            size = (self._spec.width_px, self._spec.height_px)
-            logits = self._infer([cv2.resize(frame, size)])[0, 0]
-            large = cv2.resize(logits, (width, height))
-            above: npt.NDArray[np.uint8] = (large > 0.0).view(np.uint8)
-            return above
-        views = []
-        for view in self._spec.views:
-            small = cv2.resize(frame, (view.width_px, view.height_px))
-            copies = [_flipped(small, flip) for flip in view.flips]
-            for logits, flip in zip(self._infer(copies), view.flips, strict=True):
-                views.append(View(logits, flip))
-        fused = opencv_numpy(views, self._spec.height_px, self._spec.width_px)[0]
-        large = cv2.resize(np.squeeze(fused), (width, height))
-        mask: npt.NDArray[np.uint8] = (large > self._readout.threshold).view(np.uint8)
-        return mask
-
-    def _infer(self, images: Sequence[Frame]) -> npt.NDArray[np.float32]:
-        torch = self._torch
-        rgb = np.stack([cv2.cvtColor(image, cv2.COLOR_BGR2RGB) for image in images])
-        with (
-            torch.inference_mode(),
-            torch.autocast(self._device, torch.float16, enabled=self._half),
-        ):
-            batch = torch.from_numpy(rgb).to(self._device).permute(0, 3, 1, 2).float() / 255.0
-            logits = self._module((batch - self._mean) / self._std)
-            if isinstance(logits, tuple):
-                (logits,) = logits
-            answer: npt.NDArray[np.float32] = logits.float().cpu().numpy()
-        return answer
-
-
 def check(
     gpu: Gpu,
     engine: StreamEngine,
@@ -255,7 +107,7 @@ def check(
     Raises:
         BackendError: the path cannot be made, captured or run.
     """
-    overlay = Overlay(default_colours(1), alpha=_FILL, contours=True)
+    overlay = Overlay(default_colours(1), alpha=FILL, contours=True)
     ours, theirs = (_smoother(case.readout) for _ in range(2))
     results: list[FrameResult] = []
     with FramePath(
@@ -295,21 +147,6 @@ def check(
     )
 
 
-def answering(torch: Any, engine: StreamEngine) -> Answer:
-    """An engine on the device as a function of arrays on the host."""
-    stream = torch.cuda.Stream()
-
-    def answer(tensors: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
-        given = {name: torch.from_numpy(tensor).cuda() for name, tensor in tensors.items()}
-        answers = _answers(torch, engine)
-        torch.cuda.synchronize()
-        engine.enqueue({**given, **answers}, stream.cuda_stream)
-        torch.cuda.synchronize()
-        return {name: tensor.cpu().numpy() for name, tensor in answers.items()}
-
-    return answer
-
-
 def measure(
     torch: Any,
     gpu: Gpu,
@@ -330,7 +167,7 @@ def measure(
         block: frames of edgeseg in a round; the baselines do a third.
     """
     engine = TorchEngine(torch, case.exportable, case.inputs, case.outputs)
-    overlay = Overlay(default_colours(1), alpha=_FILL)
+    overlay = Overlay(default_colours(1), alpha=FILL)
     hw_px = (frames[0].shape[0], frames[0].shape[1])
     eager = EagerFrames(torch, case)
     half = EagerFrames(torch, case, half=True)
@@ -400,19 +237,12 @@ def measure(
     )
 
 
-def _answers(torch: Any, engine: StreamEngine) -> dict[str, Any]:
-    return {
-        port.name: torch.empty(port.shape, dtype=getattr(torch, port.dtype), device="cuda")
-        for port in engine.outputs
-    }
-
-
 def _engine_ms(torch: Any, gpu: Gpu, engine: StreamEngine, repeats: int = 20) -> float:
     """Device time of the engine alone, of one call among ``repeats`` in a graph."""
     tensors = {
         port.name: torch.zeros(port.shape, dtype=getattr(torch, port.dtype), device="cuda")
         for port in engine.inputs
-    } | _answers(torch, engine)
+    } | empty_outputs(torch, engine)
     torch.cuda.synchronize()
     with gpu.stream() as stream, contextlib.ExitStack() as held:
         begin, end = (held.enter_context(gpu.event(timing=True)) for _ in range(2))
@@ -453,8 +283,3 @@ def _each(work: Callable[[Frame], object], frames: Sequence[Frame], count: int) 
 
 def _smoother(readout: ReadoutSpec) -> TemporalSmoother | None:
     return TemporalSmoother(readout.time_constant_ms) if readout.time_constant_ms > 0.0 else None
-
-
-def _flipped(image: Frame, flip: str) -> Frame:
-    codes = {"h": 1, "v": 0, "hv": -1}
-    return image if flip == "none" else cv2.flip(image, codes[flip])

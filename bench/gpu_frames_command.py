@@ -27,15 +27,9 @@ from rich.console import Console
 from edgeseg import synthetic
 from edgeseg._files import atomic_file, check_output
 from edgeseg.bench.gpu import gpu_record, require_gpu
-from edgeseg.bench.gpu_frames import (
-    FrameCase,
-    FrameCheck,
-    FrameFigures,
-    TorchEngine,
-    answering,
-    check,
-    measure,
-)
+from edgeseg.bench.gpu_eager import FrameCase
+from edgeseg.bench.gpu_frames import FrameCheck, FrameFigures, check, measure
+from edgeseg.bench.gpu_stand_in import TorchEngine, answering
 from edgeseg.errors import EdgesegError
 from edgeseg.gpu import Gpu
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from edgeseg.bench.gpu_frames import FrameCase
+    from edgeseg.bench.gpu_eager import FrameCase
 
 __all__ = ["frame_cases", "main"]
 
@@ -31,7 +31,7 @@ def frame_cases(torch: Any, size: str, *, device: str = "cuda") -> list[FrameCas
         size: ``tiny``, ``ViT-S`` or ``ViT-B``.
         device: on which the modules lie; those of the engines are in half precision on a GPU.
     """
-    from edgeseg.bench.gpu_frames import FrameCase
+    from edgeseg.bench.gpu_eager import FrameCase
     from edgeseg.export import InputSize
     from edgeseg.export.backbone_config import BackboneConfig
     from edgeseg.export.families import dino_mvr, segdino_v1, segdino_v2

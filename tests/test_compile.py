@@ -331,3 +331,27 @@ def test_a_dla_core_that_is_not_there_is_refused(machine: Machine, bundle: Path)
     arguments = ["build", str(bundle), "--backend", "tensorrt", "--dla", "0"]
     assert main(arguments) == 1
     assert not plans.list_plans(read_bundle(bundle))
+
+
+def test_a_bundle_that_is_built_for_tensorrt_is_compiled_as_well(
+    machine: Machine, tmp_path: Path
+) -> None:
+    source = tiny_bundle(tmp_path / "source.edgeseg")
+    target = tmp_path / "target.edgeseg"
+    report = edgeseg.build(source, output=target, fp16=True, backend="tensorrt")
+    assert report.built and report.path == target
+    assert {v.name for v in report.manifest.variants} == {"fp32", "fp16", "fp16-safe"}
+    assert states(report) == {"fp16": "kept"}
+    assert {record.backend for record in report.manifest.latencies} >= {"openvino"}
+    with edgeseg.open(target) as model:
+        assert model.engine.info.backend == "tensorrt" and model.variant.name == "fp16"
+    assert not plans.has_plans(read_bundle(source))
+
+
+def test_without_a_gpu_nothing_is_built(machine: Machine, tmp_path: Path) -> None:
+    machine.install(runtime=FakeRuntime(devices=0))
+    source = tiny_bundle(tmp_path / "source.edgeseg")
+    target = tmp_path / "target.edgeseg"
+    with pytest.raises(BackendUnavailableError):
+        edgeseg.build(source, output=target, fp16=True, backend="tensorrt")
+    assert not target.exists()

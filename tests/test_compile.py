@@ -327,6 +327,17 @@ def test_options_of_plans_need_the_backend(
     assert "--backend tensorrt" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(
+    ("option", "says"),
+    [("--force", "--rebuild"), ("--threads=2", "--threads"), ("--method=mse", "add --int8")],
+)
+def test_options_that_a_plan_has_no_use_for_are_refused(
+    machine: Machine, bundle: Path, capsys: pytest.CaptureFixture[str], option: str, says: str
+) -> None:
+    assert main(["build", str(bundle), "--backend", "tensorrt", option]) == 2
+    assert says in capsys.readouterr().err and machine.built == 0
+
+
 def test_a_dla_core_that_is_not_there_is_refused(machine: Machine, bundle: Path) -> None:
     arguments = ["build", str(bundle), "--backend", "tensorrt", "--dla", "0"]
     assert main(arguments) == 1
@@ -338,7 +349,7 @@ def test_a_bundle_that_is_built_for_tensorrt_is_compiled_as_well(
 ) -> None:
     source = tiny_bundle(tmp_path / "source.edgeseg")
     target = tmp_path / "target.edgeseg"
-    report = edgeseg.build(source, output=target, fp16=True, backend="tensorrt")
+    report = edgeseg.build(source, output=target, fp16=True, classes=["polyp"], backend="tensorrt")
     assert report.built and report.path == target
     assert {v.name for v in report.manifest.variants} == {"fp32", "fp16", "fp16-safe"}
     assert states(report) == {"fp16": "kept"}

@@ -226,6 +226,18 @@ def build(
         BackendError: and its subclasses: the backend is not there, or no plan passes.
     """
     checkpoint = Path(checkpoint)
+    _check_arguments(
+        int8=int8,
+        data=data,
+        val=val,
+        only_int8={
+            "--method": method is not None,
+            "--quantizer": quantizer != "edgeseg",
+            "--calibration-frames": calibration_frames is not None,
+            "--exclude": bool(exclude),
+        },
+        with_pictures=with_pictures,
+    )
     tensorrt = backend == "tensorrt"
     _check_plan_arguments(
         tensorrt=tensorrt,
@@ -246,26 +258,17 @@ def build(
     if tensorrt:
         # Before minutes are spent on the bundle: is there a GPU to compile for at all?
         this_machine("GPU" if device.upper() == "AUTO" else device.upper())
-        untouched = not (int8 or fp16 or with_pictures or exclude) and settings == _AS_TRAINED
-        if (
-            untouched
-            and is_bundle(checkpoint)
-            and {output, data, val, imgsz, classes, roi} == {None}
-        ):
+        untouched = settings == _AS_TRAINED and not any(
+            (output, val, imgsz, classes, roi, int8, fp16)
+        )
+        if untouched and is_bundle(checkpoint):
+            if force or threads is not None:
+                raise UsageError(
+                    f"{checkpoint.name} is compiled as it is, so --force and --threads have no "
+                    "meaning: to compile its plans again pass --rebuild"
+                )
             return compiler(_as_it_is(checkpoint))
         backend = device = "auto"
-    _check_arguments(
-        int8=int8,
-        data=data,
-        val=val,
-        only_int8={
-            "--method": method is not None,
-            "--quantizer": quantizer != "edgeseg",
-            "--calibration-frames": calibration_frames is not None,
-            "--exclude": bool(exclude),
-        },
-        with_pictures=with_pictures,
-    )
     path = Path(output) if output is not None else Path(f"{checkpoint.stem}{SUFFIX}")
     check_output(path, force=force)
     if path.exists() and not is_bundle(path):

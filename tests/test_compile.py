@@ -29,6 +29,7 @@ from edgeseg.cli import main
 from edgeseg.errors import (
     BackendError,
     BackendUnavailableError,
+    DeviceMemoryError,
     MissingDependencyError,
     PlanError,
     UsageError,
@@ -139,6 +140,24 @@ def test_what_is_open_is_the_plan_and_it_segments_like_the_cpu(
     with edgeseg.open(bundle, device="CPU") as model:
         assert model.engine.info.backend == "openvino"
     assert not machine.trt.complaints
+
+
+def test_plans_that_do_not_fit_beside_each_other_are_timed_one_by_one(
+    machine: Machine, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    machine.seconds = {"int8": 0.01}
+    opened: list[Engine] = []
+
+    def open_alone(*arguments: Any) -> Engine:
+        if any(not engine._closed for engine in opened):
+            raise DeviceMemoryError("the device has not enough memory")
+        opened.append(plans.open_plan(*arguments))
+        return opened[-1]
+
+    monkeypatch.setattr("edgeseg.workflows.compile.open_plan", open_alone)
+    report = edgeseg.build(bundle, backend="tensorrt")
+    assert states(report) == {"int8": "slower", "fp16": "kept"}
+    assert all(plan.record.median_ms for plan in report.plans.plans)
 
 
 def test_a_plan_that_computes_something_else_is_set_aside_with_its_figures(

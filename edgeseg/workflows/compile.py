@@ -10,6 +10,7 @@ import dataclasses
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from edgeseg._files import sha256_file
@@ -18,7 +19,7 @@ from edgeseg.backends import EngineOptions
 from edgeseg.backends._tensorrt import CompileOptions, compile_plan
 from edgeseg.bench.timing import interleave
 from edgeseg.bundle import Bundle, read_bundle
-from edgeseg.errors import BackendError, BackendUnavailableError
+from edgeseg.errors import BackendError, BackendUnavailableError, DeviceMemoryError
 from edgeseg.golden import GoldenFigures, golden_figures
 from edgeseg.plans import (
     LAYERS_FILE,
@@ -294,7 +295,25 @@ class _Job:
             return golden_figures(answering(engine, feed), self._golden, manifest.readout)
 
     def _timed(self, plans: Sequence[Plan]) -> list[Plan]:
-        """The plans with their times, of inferences in turn."""
+        """The plans with their times, of inferences in turn where all engines fit into memory."""
+        try:
+            medians_ms = self._medians_ms(plans)
+        except DeviceMemoryError as error:
+            if len(plans) == 1:
+                raise
+            _log.info("plans are timed one after the other: %s", error)
+            medians_ms = {}
+            for plan in plans:
+                medians_ms |= self._medians_ms([plan])
+        return [
+            self._replace(
+                plan,
+                dataclasses.replace(plan.record, median_ms=medians_ms[plan.record.key.variant]),
+            )
+            for plan in plans
+        ]
+
+    def _medians_ms(self, plans: Sequence[Plan]) -> dict[str, float]:
         calls = {}
         with contextlib.ExitStack() as stack:
             for plan in plans:
@@ -302,15 +321,11 @@ class _Job:
                 engine = stack.enter_context(open_plan(plan, variant, EngineOptions(self._device)))
                 preprocess = Preprocessor(self._bundle.manifest.preprocess)
                 tensors = feeder(preprocess, variant.inputs)(self._golden.frames[0])
-                calls[variant.name] = lambda run=engine, given=tensors: run.infer(given)
+                calls[variant.name] = partial(engine.infer, tensors)
             times = interleave(
                 calls, rounds=_TIMING_ROUNDS, progress=self._progress, stage="time plans"
             )
-        timed = []
-        for plan in plans:
-            median_ms = times[plan.record.key.variant].median_ms
-            timed.append(self._replace(plan, dataclasses.replace(plan.record, median_ms=median_ms)))
-        return timed
+        return {name: timing.median_ms for name, timing in times.items()}
 
     def _slower(self, record: PlanRecord, fastest: PlanRecord) -> PlanRecord:
         why = f"{record.median_ms:.2f} ms; {fastest.key.variant} takes {fastest.median_ms:.2f} ms"

@@ -46,6 +46,13 @@ os.write(fd, b"part of a frame")
 """
 
 
+def load_script():
+    spec = importlib.util.spec_from_file_location("jetson_live", SCRIPT)
+    live = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(live)
+    return live
+
+
 @pytest.fixture
 def launch(tmp_path, monkeypatch):
     """Start the script with the stand-in on the path."""
@@ -129,9 +136,7 @@ def test_it_stops_when_told_to(launch, tmp_path):
     ],
 )
 def test_pipelines(source, words):
-    spec = importlib.util.spec_from_file_location("jetson_live", SCRIPT)
-    live = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(live)
+    live = load_script()
     assert words in " ".join(live.source_words(source, 64, 48, Fraction(30)))
 
 
@@ -154,3 +159,46 @@ def test_a_missing_bundle_is_one_line(launch, tmp_path):
         check=False,
     )
     assert process.returncode == 1 and len(process.stderr.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("time_constant_ms", [0.0, 100.0])
+def test_frames_that_stay_on_the_gpu_are_drawn_on_alike(
+    tmp_path, monkeypatch, host, time_constant_ms
+):
+    pytest.importorskip("cuda.bindings.runtime")
+    from cuda_double import FakeRuntime, fake_kernels
+    from engine_double import StreamDouble
+
+    from edgeseg.frame_path import open_frame_path
+    from edgeseg.gpu import Gpu
+
+    live = load_script()
+    bundle = tiny_bundle(tmp_path / "tiny.edgeseg")
+    settings = edgeseg.Settings(time_constant_ms=time_constant_ms or None)
+    overlay = Overlay(default_colours(1), alpha=0.4, contours=True)
+    rng = np.random.default_rng(4)
+    frames = [rng.integers(0, 256, (48, 64, 3), dtype=np.uint8) for _ in range(3)]
+    pictures = {}
+    runtime = FakeRuntime(3)
+    for where in ("host", "device"):
+        with edgeseg.open(bundle, settings=settings) as model:
+            if where == "device":
+                model.engine = StreamDouble(runtime, model.engine)
+                monkeypatch.setattr(live, "model_unavailable_reason", lambda model: None)
+                monkeypatch.setattr(
+                    live,
+                    "open_frame_path",
+                    lambda *arguments, **options: open_frame_path(
+                        *arguments,
+                        gpu=Gpu.open(runtime=runtime),
+                        native=fake_kernels(runtime, host),
+                        **options,
+                    ),
+                )
+            with live.drawing(model, overlay, (48, 64)) as draw:
+                pictures[where] = [
+                    draw(frame.copy(), 0.04 * number).copy() for number, frame in enumerate(frames)
+                ]
+    for one, other, frame in zip(pictures["host"], pictures["device"], frames, strict=True):
+        assert np.mean(one != other) < 0.002
+        assert np.any(one != frame)

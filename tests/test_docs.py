@@ -180,6 +180,9 @@ def test_live_commands_are_understood() -> None:
     assert len(lines) >= 7
     for line in lines:
         script, *words = words_of(line)
+        if script == "-m":
+            assert importlib.util.find_spec(words[0]) is not None, line
+            continue
         assert (ROOT / script).is_file(), line
         arguments = module.parser().parse_args(words)
         width, height = map(int, arguments.size.split("x"))

@@ -104,7 +104,7 @@ def _make_logger(lib: Any, log: Log) -> trt.ILogger:
         lib.ILogger.Severity.VERBOSE: logging.DEBUG,
     }
 
-    class Logger(lib.ILogger):  # type: ignore[misc]
+    class Logger(lib.ILogger):
         def __init__(self) -> None:
             lib.ILogger.__init__(self)
 

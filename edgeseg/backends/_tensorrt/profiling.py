@@ -55,7 +55,7 @@ class LayerTimes:
 def make_profiler(lib: Any, times: LayerTimes) -> trt.IProfiler:
     """TensorRT's profiler that tells ``times``. Keep it as long as the context that has it."""
 
-    class Profiler(lib.IProfiler):  # type: ignore[misc]
+    class Profiler(lib.IProfiler):
         def __init__(self) -> None:
             lib.IProfiler.__init__(self)
 

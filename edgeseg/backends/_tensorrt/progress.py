@@ -115,7 +115,7 @@ class BuildProgress:
 def make_monitor(lib: Any, progress: BuildProgress) -> trt.IProgressMonitor:
     """TensorRT's monitor that tells ``progress``. Keep it until the builder is gone."""
 
-    class Monitor(lib.IProgressMonitor):  # type: ignore[misc]
+    class Monitor(lib.IProgressMonitor):
         def __init__(self) -> None:
             lib.IProgressMonitor.__init__(self)
 

@@ -251,7 +251,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
                 segmenter,
                 options.video,
                 parallel=parallel,
-                classes=max(1, len(model.classes) - 1),
+                classes=model.foreground_classes,
                 frames=options.frames,
             )
             for _ in range(options.rounds)

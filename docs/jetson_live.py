@@ -174,8 +174,9 @@ def run(arguments: argparse.Namespace) -> None:
         chosen["device"] = arguments.device
     with edgeseg.open(arguments.bundle, **chosen) as model:
         log.info("%s: %s, %s", arguments.bundle, model.variant.name, model.choice.why)
-        foreground = max(1, len(model.classes) - 1)
-        overlay = Overlay(default_colours(foreground), alpha=arguments.alpha, contours=True)
+        overlay = Overlay(
+            default_colours(model.foreground_classes), alpha=arguments.alpha, contours=True
+        )
         reader = Reader(words, width, height)
         writer = open_writer(arguments.sink, width, height, fps)
         try:

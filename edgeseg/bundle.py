@@ -103,6 +103,11 @@ class Bundle:
             f"{self.path.name} has no {precision} variant for {backend}: it has {known}"
         )
 
+    def named(self, name: str) -> Variant:
+        """The variant of that name, which must be one of the bundle's."""
+        (variant,) = (v for v in self.manifest.variants if v.name == name)
+        return variant
+
     def backends(self, precision: str) -> tuple[str, ...]:
         """Backends that some variant of this precision serves.
 

@@ -14,7 +14,14 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeseg._closing import Closing
-from edgeseg.backends import BackendChoice, EngineOptions, Hint, choose_backend, open_engine
+from edgeseg.backends import (
+    BackendChoice,
+    EngineOptions,
+    Hint,
+    choose_backend,
+    open_engine,
+    resolve_device,
+)
 from edgeseg.backends.base import Array, Engine, placement_for
 from edgeseg.bundle import Bundle, read_bundle
 from edgeseg.errors import BackendError, MissingDependencyError, UsageError
@@ -169,6 +176,11 @@ class Model(Closing):
             self.golden_figures.relative_error,
             self.golden_figures.mask_agreement,
         )
+
+    @property
+    def foreground_classes(self) -> int:
+        """How many classes can be drawn: a single one, or all but the background."""
+        return max(1, len(self.classes) - 1)
 
     def __call__(self, frame: Frame, *, threshold: float | None = None) -> Result:
         """Segment one frame.
@@ -385,9 +397,7 @@ def open(
     plan = _plan(bundle, backend, device, precision)
     wanted = precision or bundle.manifest.precision
     if plan is not None:
-        (wanted,) = (
-            v.precision for v in bundle.manifest.variants if v.name == plan.record.key.variant
-        )
+        wanted = bundle.named(plan.record.key.variant).precision
     choice = choose_backend(
         backend,
         device,
@@ -405,8 +415,7 @@ def _plan(bundle: Bundle, backend: str, device: str, precision: Precision | None
     Raises:
         PlanError, BackendUnavailableError: TensorRT was asked for by name, and cannot serve.
     """
-    device = device.upper()
-    gpu = "GPU" if device == "AUTO" else device
+    gpu = resolve_device("tensorrt", device)
     if backend == "tensorrt":
         return find_plan(bundle, this_machine(gpu), precision)
     if backend != "auto" or not gpu.startswith("GPU") or not has_plans(bundle):

@@ -105,8 +105,7 @@ class PlanKey:
         cls, bundle: Bundle, variant: str, machine: PlanMachine, options: Mapping[str, Any]
     ) -> PlanKey:
         """The key of one of a bundle's variants on a machine."""
-        (file,) = (v.file for v in bundle.manifest.variants if v.name == variant)
-        onnx = bundle.manifest.files[file]
+        onnx = bundle.manifest.files[bundle.named(variant).file]
         return cls(bundle.digest, variant, onnx, machine, dict(options), __version__)
 
     @property

@@ -27,6 +27,7 @@ __all__ = [
     "available_backends",
     "choose_backend",
     "open_engine",
+    "resolve_device",
 ]
 
 _log = logging.getLogger(__name__)
@@ -58,6 +59,14 @@ def available_backends() -> tuple[BackendName, ...]:
     return tuple(name for name in _READS_ONNX if importlib.util.find_spec(name) is not None)
 
 
+def resolve_device(backend: str, device: str) -> str:
+    """The device as libraries spell it; ``auto`` is the GPU for TensorRT, the CPU for others."""
+    device = device.upper()
+    if device != "AUTO":
+        return device
+    return "GPU" if backend == "tensorrt" else "CPU"
+
+
 def choose_backend(
     requested: str,
     device: str,
@@ -82,15 +91,14 @@ def choose_backend(
         BackendUnavailableError: the named backend cannot serve; nothing else is tried for it. With
             ``auto``: none can.
     """
-    device = device.upper()
     installed = available_backends()
     if requested == "auto":
-        if has_plan and "tensorrt" in served and (device == "AUTO" or device.startswith("GPU")):
-            device = "GPU" if device == "AUTO" else device
-            why = f"auto chose tensorrt on {device}: a plan was compiled and accepted on it"
+        gpu = resolve_device("tensorrt", device)
+        if has_plan and "tensorrt" in served and gpu.startswith("GPU"):
+            why = f"auto chose tensorrt on {gpu}: a plan was compiled and accepted on it"
             _log.info(why)
-            return BackendChoice("tensorrt", why, device)
-        return _choose("CPU" if device == "AUTO" else device, served, installed, variant)
+            return BackendChoice("tensorrt", why, gpu)
+        return _choose(resolve_device(requested, device), served, installed, variant)
     name = next((known for known in BACKENDS if known == requested), None)
     if name is None:
         raise UsageError(f"unknown backend {requested!r}: choose auto, {', '.join(_BACKENDS)}")
@@ -102,9 +110,7 @@ def choose_backend(
         raise BackendUnavailableError(
             f"{variant} is written for {', '.join(served)}, not for {requested}"
         )
-    if device == "AUTO":
-        device = "GPU" if name == "tensorrt" else "CPU"
-    return BackendChoice(name, "as requested", device)
+    return BackendChoice(name, "as requested", resolve_device(name, device))
 
 
 def _choose(

@@ -19,7 +19,7 @@ from edgeseg.video.base import Frame, Source
 from edgeseg.video.pipeline import Stage
 from edgeseg.video.stages import Draw, Picture, device_stages, frame_stages
 
-__all__ = ["HOST_ENGINE", "Route", "foreground_classes", "open_route"]
+__all__ = ["HOST_ENGINE", "Route", "open_route"]
 
 _log = logging.getLogger(__name__)
 
@@ -86,11 +86,6 @@ def open_route(
         yield Route(device_stages(path, draw, smoother=smoother), path.describe())
 
 
-def foreground_classes(model: Model) -> int:
-    """How many classes have a colour."""
-    return max(1, len(model.classes) - 1)
-
-
 def _why_host(model: Model, source: Source) -> str | None:
     if source.kind != "video":
         return "pictures are taken one by one"
@@ -113,7 +108,7 @@ def _drawn(frame: Frame, result: Any) -> Picture:
 
 
 def _masks(model: Model) -> Draw:
-    scale = 255 if foreground_classes(model) == 1 else 1
+    scale = 255 if model.foreground_classes == 1 else 1
 
     def draw(frame: Frame, result: Any) -> Picture:
         picture: Picture = np.multiply(result.mask, scale, dtype=np.uint8)

@@ -208,7 +208,7 @@ def _frame_path(
     reason = model_unavailable_reason(model)
     if reason is not None:
         return None, reason
-    overlay = Overlay(default_colours(max(1, len(model.classes) - 1)))
+    overlay = Overlay(default_colours(model.foreground_classes))
     with open_frame_path(model, frame.shape[:2], overlay=overlay) as path:
         rate = measure_frame_rate(path, frame, time_constant_ms=model.readout.time_constant_ms)
     return rate, None

@@ -22,6 +22,7 @@ from edgeseg.backends import (
     EngineOptions,
     available_backends,
     choose_backend,
+    resolve_device,
 )
 from edgeseg.bundle import (
     LICENCE_NOTICE,
@@ -257,7 +258,7 @@ def build(
     )
     if tensorrt:
         # Before minutes are spent on the bundle: is there a GPU to compile for at all?
-        this_machine("GPU" if device.upper() == "AUTO" else device.upper())
+        this_machine(resolve_device(backend, device))
         untouched = settings == _AS_TRAINED and not any(
             (output, val, imgsz, classes, roi, int8, fp16)
         )
@@ -267,7 +268,7 @@ def build(
                     f"{checkpoint.name} is compiled as it is, so --force and --threads have no "
                     "meaning: to compile its plans again pass --rebuild"
                 )
-            return compiler(_as_it_is(checkpoint))
+            return compiler(read_bundle(checkpoint), built=False)
         backend = device = "auto"
     path = Path(output) if output is not None else Path(f"{checkpoint.stem}{SUFFIX}")
     check_output(path, force=force)
@@ -355,38 +356,37 @@ def build(
             render_report(manifest, pictures, folder=folder), encoding="utf-8"
         )
         seal(folder, manifest)
-        sizes = {v.name: _size_bytes(folder, v.file) for v in variants}
-    report = BuildReport(path, read_bundle(path).manifest, sizes)
-    return compiler(report) if tensorrt else report
+    finished = read_bundle(path)
+    return compiler(finished, built=True) if tensorrt else _report(finished)
 
 
-def _as_it_is(path: Path) -> BuildReport:
-    manifest = read_bundle(path).manifest
-    sizes = {v.name: _size_bytes(path, v.file) for v in manifest.variants}
-    return BuildReport(path, manifest, sizes, built=False)
+def _report(bundle: Bundle) -> BuildReport:
+    sizes = {v.name: _size_bytes(bundle.path, v.file) for v in bundle.manifest.variants}
+    return BuildReport(bundle.path, bundle.manifest, sizes)
 
 
 def _compile(
-    report: BuildReport,
+    bundle: Bundle,
     *,
+    built: bool,
     device: str,
     precision: Precision | None,
     options: CompileOptions | None,
     rebuild: bool,
     progress: Progress,
 ) -> BuildReport:
-    """The report with the plans of its bundle."""
+    """The report of a bundle with its plans."""
     from edgeseg.workflows.compile import compile_plans
 
     plans = compile_plans(
-        report.path,
+        bundle,
         device=device,
         precision=precision,
         options=options,
         rebuild=rebuild,
         progress=progress,
     )
-    return dataclasses.replace(report, plans=plans)
+    return dataclasses.replace(_report(bundle), built=built, plans=plans)
 
 
 def _check_plan_arguments(*, tensorrt: bool, only_plans: dict[str, bool]) -> None:

@@ -15,10 +15,10 @@ from pathlib import Path
 
 from edgeseg._files import sha256_file
 from edgeseg._progress import Progress, silent
-from edgeseg.backends import EngineOptions
+from edgeseg.backends import EngineOptions, resolve_device
 from edgeseg.backends._tensorrt import CompileOptions, compile_plan
 from edgeseg.bench.timing import interleave
-from edgeseg.bundle import Bundle, read_bundle
+from edgeseg.bundle import Bundle
 from edgeseg.errors import BackendError, BackendUnavailableError, DeviceMemoryError
 from edgeseg.golden import GoldenFigures, golden_figures
 from edgeseg.plans import (
@@ -106,7 +106,7 @@ class CompileReport:
 
 
 def compile_plans(
-    bundle: str | Path,
+    bundle: Bundle,
     *,
     device: str = "auto",
     precision: Precision | None = None,
@@ -122,7 +122,7 @@ def compile_plans(
     and FP32 where nothing else did.
 
     Args:
-        bundle: the folder ``NAME.edgeseg``.
+        bundle: verified.
         device: ``GPU``, ``GPU.1`` and so on; ``auto`` is the first.
         precision: the only one to compile; None for the search above.
         options: for the compiler.
@@ -130,18 +130,18 @@ def compile_plans(
         progress: called with (stage, done, total).
 
     Raises:
-        BundleError: no whole bundle.
         UsageError: it has no such variant.
         MissingDependencyError: TensorRT or cuda-bindings is not installed.
         BackendUnavailableError: no driver, no device, or a TensorRT that is not served.
         BackendError: no variant could be compiled and passed; the message says why of each.
         OutputError: the per-machine cache cannot be written.
     """
-    read = read_bundle(Path(bundle))
-    name = "GPU" if device.upper() == "AUTO" else device.upper()
+    name = resolve_device("tensorrt", device)
     machine = this_machine(name)
-    job = _Job(read, name, machine, options or CompileOptions(), rebuild=rebuild, progress=progress)
-    variants = _candidates(read, precision)
+    job = _Job(
+        bundle, name, machine, options or CompileOptions(), rebuild=rebuild, progress=progress
+    )
+    variants = _candidates(bundle, precision)
     for variant in variants:
         if precision is None and job.can_skip(variant):
             continue
@@ -338,9 +338,7 @@ class _Job:
         return changed
 
     def _variant(self, plan: Plan) -> Variant:
-        name = plan.record.key.variant
-        (variant,) = (v for v in self._bundle.manifest.variants if v.name == name)
-        return variant
+        return self._bundle.named(plan.record.key.variant)
 
     def _named(self, variant: Variant) -> Progress:
         """Progress of one variant's compilation, as one stage of its own."""

@@ -18,7 +18,7 @@ from edgeseg.video.base import MediaKind, Source
 from edgeseg.video.pipeline import PipelineReport, run_pipeline
 from edgeseg.video.sink import SinkSpec, check_suffix, open_sink
 from edgeseg.video.source import media_kind, open_source
-from edgeseg.workflows._route import HOST_ENGINE, foreground_classes, open_route
+from edgeseg.workflows._route import HOST_ENGINE, open_route
 
 __all__ = ["RunReport", "run"]
 
@@ -133,7 +133,7 @@ def run(
         if _is_same(source.path, target):
             raise UsageError(f"{target} is the input itself: choose another output")
         model.check_threshold(threshold)
-        colours = parse_colours(color, foreground_classes(model))
+        colours = parse_colours(color, model.foreground_classes)
         overlay = None if mask_only else Overlay(colours, alpha=alpha, contours=contours)
         palette = colours if mask_only and len(colours) > 1 else None
         spec = SinkSpec.like(source, labels=mask_only, palette=palette)

@@ -7,15 +7,13 @@ text comes from the manifest and is escaped.
 from __future__ import annotations
 
 import base64
-import html
-import importlib.resources
 import json
-import string
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from edgeseg._files import sha256_file
+from edgeseg._html import code, document, facts, figures, table, text
 from edgeseg.describe import describe_readout, describe_views
 from edgeseg.spec import LatencyRecord, Manifest, ScoreRecord, TensorSpec, Variant
 
@@ -69,63 +67,18 @@ def render_report(
         ("decisions", "Decisions", _decisions(manifest)),
         ("self-test", "Self-test and parity", _self_test(manifest)),
         ("provenance", "Provenance", _provenance(manifest)),
-        ("licence", "Licence", f"<p>{_text(manifest.licence_notice)}</p>"),
+        ("licence", "Licence", f"<p>{text(manifest.licence_notice)}</p>"),
     ]
-    shown = [section for section in sections if section[2]]
-    links = "".join(f'<li><a href="#{key}">{_text(title)}</a></li>' for key, title, _ in shown)
-    template = importlib.resources.files("edgeseg") / "assets" / "report.html"
-    return string.Template(template.read_text(encoding="utf-8")).substitute(
-        version=_text(manifest.edgeseg_version),
-        title=_text(manifest.name),
-        lead=_text(_lead(manifest)),
-        created=_text(manifest.provenance.created_utc),
-        navigation=f'<nav aria-label="Sections"><ul>{links}</ul></nav>',
-        body="\n".join(
-            f'<section id="{key}" aria-labelledby="{key}-title">'
-            f'<h2 id="{key}-title">{_text(title)}</h2>{body}</section>'
-            for key, title, body in shown
+    return document(
+        title=manifest.name,
+        lead=_lead(manifest),
+        version=manifest.edgeseg_version,
+        sections=sections,
+        footer=(
+            f"Written by edgeseg {text(manifest.edgeseg_version)} on "
+            f"{text(manifest.provenance.created_utc)}. The file <code>manifest.json</code> beside "
+            "this page holds the same facts for machines and is what counts."
         ),
-    )
-
-
-def _text(value: object) -> str:
-    return html.escape(str(value), quote=True)
-
-
-def _code(value: object) -> str:
-    return f"<code>{_text(value)}</code>"
-
-
-def _facts(facts: Iterable[tuple[str, str]]) -> str:
-    """A definition list; the values are HTML."""
-    rows = "".join(f"<dt>{_text(name)}</dt><dd>{value}</dd>" for name, value in facts)
-    return f'<dl class="facts">{rows}</dl>'
-
-
-def _table(
-    caption: str,
-    columns: Sequence[str],
-    rows: Iterable[Sequence[str]],
-    numbers: frozenset[int] = frozenset(),
-) -> str:
-    """A table whose first column heads its row; cells are HTML, ``numbers`` are right-aligned."""
-
-    def of_class(index: int) -> str:
-        return ' class="number"' if index in numbers else ""
-
-    head = "".join(
-        f'<th scope="col"{of_class(i)}>{_text(column)}</th>' for i, column in enumerate(columns)
-    )
-    body = "".join(
-        f'<tr><th scope="row">{row[0]}</th>'
-        + "".join(f"<td{of_class(i)}>{cell}</td>" for i, cell in enumerate(row[1:], start=1))
-        + "</tr>"
-        for row in rows
-    )
-    return (
-        f'<div class="scroll" role="region" aria-label="{_text(caption)}" tabindex="0"><table>'
-        f"<caption>{_text(caption)}</caption><thead><tr>{head}</tr></thead>"
-        f"<tbody>{body}</tbody></table></div>"
     )
 
 
@@ -150,13 +103,7 @@ def _glance(manifest: Manifest, folder: Path | None) -> str:
         )
         if box is not None
     ]
-    if not boxes:
-        return ""
-    cells = "".join(
-        f"<div><dt>{_text(name)}</dt><dd>{_text(value)}<small>{_text(note)}</small></dd></div>"
-        for name, value, note in boxes
-    )
-    return f'<dl class="figures">{cells}</dl>'
+    return figures(boxes) if boxes else ""
 
 
 def _dice_box(manifest: Manifest) -> tuple[str, str, str] | None:
@@ -199,12 +146,12 @@ def _size_box(manifest: Manifest, folder: Path | None) -> tuple[str, str, str] |
 
 
 def _model(manifest: Manifest) -> str:
-    return _facts(
+    return facts(
         [
-            ("family", _text(_FAMILY_NAMES.get(manifest.family, manifest.family))),
-            ("class names", _text(", ".join(manifest.classes))),
-            ("checkpoint", _code(manifest.provenance.checkpoint)),
-            ("SHA-256", _code(manifest.provenance.checkpoint_sha256)),
+            ("family", text(_FAMILY_NAMES.get(manifest.family, manifest.family))),
+            ("class names", text(", ".join(manifest.classes))),
+            ("checkpoint", code(manifest.provenance.checkpoint)),
+            ("SHA-256", code(manifest.provenance.checkpoint_sha256)),
             *_hyperparameters(manifest.hyperparameters),
         ]
     )
@@ -217,7 +164,7 @@ def _hyperparameters(values: Mapping[str, Any], prefix: str = "") -> Iterator[tu
         if isinstance(value, Mapping):
             yield from _hyperparameters(value, f"{name} ")
         else:
-            yield name, _code(value if isinstance(value, str) else json.dumps(value))
+            yield name, code(value if isinstance(value, str) else json.dumps(value))
 
 
 def _preprocessing(manifest: Manifest) -> str:
@@ -234,21 +181,21 @@ def _preprocessing(manifest: Manifest) -> str:
         if readout.activation == "sigmoid"
         else "softmax, the most probable class"
     )
-    return _facts(
+    return facts(
         [
-            ("region of interest", _text(region)),
+            ("region of interest", text(region)),
             (
                 "resize",
-                _text(f"to {spec.height_px} x {spec.width_px}, {spec.resample}, antialiased"),
+                text(f"to {spec.height_px} x {spec.width_px}, {spec.resample}, antialiased"),
             ),
-            ("colour order", _text(spec.colour_order.upper())),
-            ("scale", _text(f"{spec.scale:.9g}")),
-            ("mean", _text(", ".join(f"{value:g}" for value in spec.mean))),
-            ("standard deviation", _text(", ".join(f"{value:g}" for value in spec.std))),
-            *((name, _text(how)) for name, how in describe_views(spec)),
-            (carried, _text(f"bilinear, {corners}")),
-            *((name, _text(how)) for name, how in describe_readout(readout)),
-            ("decision", _text(decision)),
+            ("colour order", text(spec.colour_order.upper())),
+            ("scale", text(f"{spec.scale:.9g}")),
+            ("mean", text(", ".join(f"{value:g}" for value in spec.mean))),
+            ("standard deviation", text(", ".join(f"{value:g}" for value in spec.std))),
+            *((name, text(how)) for name, how in describe_views(spec)),
+            (carried, text(f"bilinear, {corners}")),
+            *((name, text(how)) for name, how in describe_readout(readout)),
+            ("decision", text(decision)),
         ]
     )
 
@@ -260,26 +207,26 @@ def _variants(manifest: Manifest, folder: Path | None) -> str:
 
     def row(variant: Variant) -> list[str]:
         cells = [
-            _text(variant.name),
-            _code(variant.file),
-            _text(variant.precision),
-            _text(f"{variant.products} / {variant.rest}"),
-            _text(variant.placement),
-            _text(", ".join(variant.backends)),
+            text(variant.name),
+            code(variant.file),
+            text(variant.precision),
+            text(f"{variant.products} / {variant.rest}"),
+            text(variant.placement),
+            text(", ".join(variant.backends)),
         ]
-        return [*cells, _text(_megabytes(folder / variant.file))] if folder else cells
+        return [*cells, text(_megabytes(folder / variant.file))] if folder else cells
 
-    shown = _table(
+    shown = table(
         "The engines of this bundle and whom they serve",
         columns,
         (row(variant) for variant in manifest.variants),
         frozenset({6}),
     )
-    tensors = _table(
+    tensors = table(
         "What the engines take and give",
         ("variant", "batch", "inputs", "outputs"),
         (
-            (_text(v.name), _text(v.batch), _tensors(v.inputs), _tensors(v.outputs))
+            (text(v.name), text(v.batch), _tensors(v.inputs), _tensors(v.outputs))
             for v in manifest.variants
         ),
         frozenset({1}),
@@ -288,14 +235,14 @@ def _variants(manifest: Manifest, folder: Path | None) -> str:
     if folder is None:
         return shown
     files = dict.fromkeys(variant.file for variant in manifest.variants)
-    hashes = ((_code(name), _code(sha256_file(folder / name))) for name in files)
-    listing = _table("SHA-256 of each file", ("file", "SHA-256"), hashes)
+    hashes = ((code(name), code(sha256_file(folder / name))) for name in files)
+    listing = table("SHA-256 of each file", ("file", "SHA-256"), hashes)
     return f"{shown}<details><summary>Hashes of the files</summary>{listing}</details>"
 
 
 def _tensors(tensors: Iterable[TensorSpec]) -> str:
     return "<br>".join(
-        f"{_code(t.name)} {_text(t.dtype)} {_text(t.layout)} {_text('x'.join(map(str, t.shape)))}"
+        f"{code(t.name)} {text(t.dtype)} {text(t.layout)} {text('x'.join(map(str, t.shape)))}"
         for t in tensors
     )
 
@@ -306,18 +253,18 @@ def _accuracy(scores: Sequence[ScoreRecord]) -> str:
     against = {"labels": "labels", "fp32": "masks of FP32"}
     rows = (
         (
-            _text(score.variant),
-            _text(score.backend),
-            _text(against[score.against]),
-            _text(score.cases),
-            _text(f"{score.dice:.4f}"),
-            _text(f"{score.iou:.4f}"),
-            _text(f"{score.worst_case} ({score.worst_dice:.4f})"),
+            text(score.variant),
+            text(score.backend),
+            text(against[score.against]),
+            text(score.cases),
+            text(f"{score.dice:.4f}"),
+            text(f"{score.iou:.4f}"),
+            text(f"{score.worst_case} ({score.worst_dice:.4f})"),
         )
         for score in scores
     )
     columns = ("variant", "backend", "against", "cases", "Dice", "IoU", "worst case (Dice)")
-    return _table(
+    return table(
         "Means over the validation cases, at the model's resolution",
         columns,
         rows,
@@ -328,8 +275,8 @@ def _accuracy(scores: Sequence[ScoreRecord]) -> str:
 def _pictures(pictures: Iterable[tuple[str, bytes]]) -> str:
     return "".join(
         '<figure><img alt="Image, truth and prediction side by side: '
-        f'{_text(caption)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
-        f"<figcaption>{_text(caption)}</figcaption></figure>"
+        f'{text(caption)}" src="data:image/png;base64,{base64.b64encode(png).decode()}">'
+        f"<figcaption>{text(caption)}</figcaption></figure>"
         for caption, png in pictures
     )
 
@@ -339,18 +286,18 @@ def _latency(latencies: Sequence[LatencyRecord]) -> str:
         return ""
     rows = (
         (
-            _text(record.variant),
-            _text(record.backend),
-            _text(record.device),
-            _text(record.threads),
-            _text(f"{record.median_ms:.2f}"),
-            _text(f"{1e3 / record.median_ms:.1f}" if record.median_ms > 0 else "-"),
-            _text(record.repeats),
+            text(record.variant),
+            text(record.backend),
+            text(record.device),
+            text(record.threads),
+            text(f"{record.median_ms:.2f}"),
+            text(f"{1e3 / record.median_ms:.1f}" if record.median_ms > 0 else "-"),
+            text(record.repeats),
         )
         for record in latencies
     )
     columns = ("variant", "backend", "device", "threads", "median ms", "per second", "repeats")
-    return _table(
+    return table(
         "One inference on the machine that built the bundle", columns, rows, frozenset(range(3, 7))
     )
 
@@ -359,35 +306,35 @@ def _calibration(manifest: Manifest) -> str:
     record = manifest.calibration
     if record is None:
         return ""
-    facts = _facts(
+    ranges = facts(
         [
-            ("quantiser", _text(record.quantizer)),
-            ("method", _text(record.method)),
-            ("frames", _text(f"{record.frames} from {_count(len(record.sources), 'file')}")),
+            ("quantiser", text(record.quantizer)),
+            ("method", text(record.method)),
+            ("frames", text(f"{record.frames} from {_count(len(record.sources), 'file')}")),
         ]
     )
     rows = (
-        (_code(source), _code(digest))
+        (code(source), code(digest))
         for source, digest in zip(record.sources, record.sha256, strict=True)
     )
-    sources = _table("Files the ranges were taken from", ("file", "SHA-256 of its content"), rows)
-    return f"{facts}<details><summary>Calibration files</summary>{sources}</details>"
+    sources = table("Files the ranges were taken from", ("file", "SHA-256 of its content"), rows)
+    return f"{ranges}<details><summary>Calibration files</summary>{sources}</details>"
 
 
 def _decisions(manifest: Manifest) -> str:
     if not manifest.decisions:
         return ""
-    return _facts((decision.what, _text(decision.why)) for decision in manifest.decisions)
+    return facts((decision.what, text(decision.why)) for decision in manifest.decisions)
 
 
 def _self_test(manifest: Manifest) -> str:
     parity = manifest.parity
     relative = f"{parity.relative:.2g}" if parity.logit_range > 0 else "undefined"
-    facts = _facts(
+    agreement = facts(
         [
             (
                 "FP32 ONNX against PyTorch",
-                _text(
+                text(
                     f"largest difference {parity.max_abs_difference:.3g} of a logit range of "
                     f"{parity.logit_range:.4g} ({relative} relative), run by {parity.runtime}"
                 ),
@@ -396,29 +343,29 @@ def _self_test(manifest: Manifest) -> str:
     )
     rows = (
         (
-            _text(variant.name),
-            _text(backend),
-            _text(f"{limits.relative_error:.3g}"),
-            _text(f"{limits.cosine:.5f}"),
-            _text(f"{limits.mask_agreement:.4f}"),
+            text(variant.name),
+            text(backend),
+            text(f"{limits.relative_error:.3g}"),
+            text(f"{limits.cosine:.5f}"),
+            text(f"{limits.mask_agreement:.4f}"),
         )
         for variant in manifest.variants
         for backend, limits in variant.golden_limits.items()
     )
     columns = ("variant", "backend", "relative error up to", "cosine from", "same mask from")
     caption = "What an engine must keep to on the golden frames, or it is refused"
-    return facts + _table(caption, columns, rows, frozenset({2, 3, 4}))
+    return agreement + table(caption, columns, rows, frozenset({2, 3, 4}))
 
 
 def _provenance(manifest: Manifest) -> str:
     origin = manifest.provenance
-    return _facts(
+    return facts(
         [
-            ("created", f"<time>{_text(origin.created_utc)}</time>"),
-            ("machine", _text(origin.machine)),
-            ("edgeseg", _text(manifest.edgeseg_version)),
-            ("schema", _text(manifest.schema_version)),
-            *((name, _text(version)) for name, version in sorted(origin.tools.items())),
+            ("created", f"<time>{text(origin.created_utc)}</time>"),
+            ("machine", text(origin.machine)),
+            ("edgeseg", text(manifest.edgeseg_version)),
+            ("schema", text(manifest.schema_version)),
+            *((name, text(version)) for name, version in sorted(origin.tools.items())),
         ]
     )
 

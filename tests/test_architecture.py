@@ -48,6 +48,7 @@ HOMES = {
     "nibabel": ("edgeseg.volume",),
     "PIL": ("edgeseg.bench",),
     "scipy": ("edgeseg.bench",),
+    "matplotlib": ("edgeseg.bench",),
     "rich": ("edgeseg.cli", "edgeseg.bench"),
 }
 RUN_TIME_LAYERS = (0, 1, 2, 3)

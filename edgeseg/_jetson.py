@@ -31,6 +31,8 @@ _POWER_MODEL = re.compile(r"^\s*<\s*POWER_MODEL\s+([^>\n]{1,200})>", re.MULTILIN
 _CLOCK_RANGE_HZ = (1e6, 1e11)
 # Clocks that differ by less are the same: drivers round to the steps that the hardware has.
 _SAME_CLOCK = 0.99
+_NEAR_C = 5.0
+"""Closer than this to a trip point, a zone is about to slow the device."""
 # A sensor that is switched off gives -256 degrees.
 _TEMPERATURE_RANGE_C = (-60.0, 250.0)
 _OVER_CURRENT = {
@@ -81,6 +83,11 @@ class PowerMode:
     number: int
     name: str
     """As in ``/etc/nvpmodel.conf``; empty if that does not say."""
+
+    @property
+    def words(self) -> str:
+        """Number and name."""
+        return f"{self.number} ({self.name})" if self.name else str(self.number)
 
 
 @dataclass(frozen=True)
@@ -144,6 +151,17 @@ class JetsonState:
     """Alerts that slow the device at this moment, such as ``gpu-throttle-alert``."""
     over_current: tuple[tuple[str, int], ...]
     """Kinds of electrical alarms and how often each slowed the device since it was started."""
+
+    @property
+    def slowed_by(self) -> tuple[str, ...]:
+        """In words, what slows the device at this moment or is about to."""
+        raised = [f"{name} is raised" for name in self.throttles]
+        near = [
+            f"{zone.name} is {zone.margin_c:.1f} degrees below its limit"
+            for zone in self.zones
+            if zone.margin_c is not None and zone.margin_c < _NEAR_C
+        ]
+        return (*raised, *near)
 
 
 def is_jetson(root: Path = ROOT) -> bool:

@@ -1,4 +1,4 @@
-"""What the machine calls itself."""
+"""What the machine calls itself; ``root`` stands in for ``/`` in tests."""
 
 from __future__ import annotations
 
@@ -7,26 +7,26 @@ from pathlib import Path
 
 __all__ = ["cpu_name", "machine_name"]
 
-_CPUINFO = Path("/proc/cpuinfo")
-_BOARD = Path("/proc/device-tree/model")
+ROOT = Path("/")
 
 
-def cpu_name() -> str:
+def cpu_name(root: Path = ROOT) -> str:
     """The processor's marketing name; its architecture where the system tells no name."""
     try:
-        lines = _CPUINFO.read_text(encoding="utf-8", errors="replace").splitlines()
+        text = (root / "proc/cpuinfo").read_text(encoding="utf-8", errors="replace")
     except OSError:
-        lines = []
-    for line in lines:
+        text = ""
+    for line in text.splitlines():
         key, _, value = line.partition(":")
         if key.strip() == "model name" and value.strip():
             return value.strip()
     return platform.processor() or platform.machine()
 
 
-def machine_name() -> str:
+def machine_name(root: Path = ROOT) -> str:
     """Board (where a device tree names one), processor and operating system, for records."""
-    parts = [cpu_name(), f"{platform.system()} {platform.release()}"]
-    if _BOARD.is_file():
-        parts.insert(0, _BOARD.read_text(encoding="utf-8", errors="replace").strip("\0 \n"))
+    parts = [cpu_name(root), f"{platform.system()} {platform.release()}"]
+    board = root / "proc/device-tree/model"
+    if board.is_file():
+        parts.insert(0, board.read_text(encoding="utf-8", errors="replace").strip("\0 \n"))
     return ", ".join(parts)

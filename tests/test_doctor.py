@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from edgeseg.workflows import _doctor_jetson, _doctor_nvidia, _linux, _probe
+from edgeseg import _linux
+from edgeseg.workflows import _doctor_jetson, _doctor_nvidia, _probe
 from edgeseg.workflows import doctor as doctor_module
 from edgeseg.workflows._probe import ProbeError, probe
 from edgeseg.workflows.doctor import Finding, doctor

@@ -11,8 +11,6 @@ from edgeseg.workflows._findings import Finding, output_of
 
 __all__ = ["checks"]
 
-_NEAR_C = 5.0
-"""Closer than this to a trip point, a zone is about to slow the device."""
 _HARMFUL = ("under-voltage", "average over-current")
 """Instantaneous peaks are cut by the thousand in a mode without limits, at little cost."""
 
@@ -53,7 +51,7 @@ def _release() -> Finding:
 def _clocks() -> Finding:
     state = _state()
     mode = state.power_mode or _asked_mode()
-    words = [f"power mode {_mode_name(mode)}" if mode else "power mode unknown"]
+    words = [f"power mode {mode.words}" if mode else "power mode unknown"]
     words += [_clock_words(clock) for clock in state.clocks]
     if state.clocks and not all(clock.pinned for clock in state.clocks):
         words.append("clocks follow the load (sudo jetson_clocks  pins them)")
@@ -71,11 +69,7 @@ def _clocks() -> Finding:
 
 def _throttling() -> Finding:
     state = _state()
-    slowing = [f"{name} is raised" for name in state.throttles] + [
-        f"{zone.name} is {zone.margin_c:.1f} degrees below its limit"
-        for zone in state.zones
-        if zone.margin_c is not None and zone.margin_c < _NEAR_C
-    ]
+    slowing = state.slowed_by
     electrical = [f"{n} times {kind}" for kind, n in state.over_current if n > 0]
     harmful = any(n > 0 and kind in _HARMFUL for kind, n in state.over_current)
     warmest = max(state.zones, key=lambda zone: zone.temperature_c, default=None)
@@ -107,10 +101,6 @@ def _asked_mode() -> PowerMode | None:
         return None
     found = re.search(r"NV Power Mode: *(\S+)\s+(\d+)", output_of(program, "-q"))
     return PowerMode(int(found[2]), found[1]) if found else None
-
-
-def _mode_name(mode: PowerMode) -> str:
-    return f"{mode.number} ({mode.name})" if mode.name else str(mode.number)
 
 
 def _clock_words(clock: Clock) -> str:

@@ -9,30 +9,14 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from edgeseg import __version__
+from edgeseg import __version__, _linux
 from edgeseg._machine import cpu_name
-from edgeseg.workflows import _doctor_nvidia, _linux
+from edgeseg.workflows import _doctor_nvidia
 from edgeseg.workflows._findings import Finding, absent, output_of, package_version
 from edgeseg.workflows._probe import ProbeError, probe
 
 __all__ = ["Finding", "doctor"]
 
-_X86_FEATURES = {
-    "avx2": "AVX2",
-    "avx_vnni": "AVX-VNNI",
-    "avx512_vnni": "AVX-512 VNNI",
-    "avx512_fp16": "AVX-512 FP16",
-    "amx_int8": "AMX INT8",
-    "amx_bf16": "AMX BF16",
-    "f16c": "F16C",
-}
-_ARM_FEATURES = {
-    "asimddp": "dot product",
-    "i8mm": "INT8 matrix products",
-    "asimdhp": "FP16 arithmetic",
-    "bf16": "BF16",
-    "sve": "SVE",
-}
 _INT8_FEATURES = frozenset({"avx_vnni", "avx512_vnni", "amx_int8", "asimddp", "i8mm"})
 _ONNXRUNTIME_WHEELS = (
     "onnxruntime",
@@ -104,8 +88,7 @@ def _python() -> Finding:
 
 def _cpu() -> Finding:
     flags = _linux.cpu_features()
-    known = _ARM_FEATURES if platform.machine() in ("aarch64", "arm64") else _X86_FEATURES
-    offered = [words for flag, words in known.items() if flag in flags]
+    offered = [words for flag, words in _linux.FEATURES.items() if flag in flags]
     detail = f"{cpu_name()}: {', '.join(offered) or 'no feature that matters here'}"
     if flags & _INT8_FEATURES:
         return Finding("CPU", "ok", detail)

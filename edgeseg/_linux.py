@@ -7,13 +7,32 @@ import re
 from pathlib import Path
 
 __all__ = [
+    "FEATURES",
     "available_memory_bytes",
     "cpu_features",
     "cpu_quota",
+    "governor",
     "intel_render_devices",
     "memory_limit_bytes",
     "usable_cores",
 ]
+
+FEATURES = {
+    "avx2": "AVX2",
+    "avx_vnni": "AVX-VNNI",
+    "avx512_vnni": "AVX-512 VNNI",
+    "avx512_bf16": "AVX-512 BF16",
+    "avx512_fp16": "AVX-512 FP16",
+    "amx_int8": "AMX INT8",
+    "amx_bf16": "AMX BF16",
+    "f16c": "F16C",
+    "asimddp": "dot product",
+    "i8mm": "INT8 matrix products",
+    "asimdhp": "FP16 arithmetic",
+    "bf16": "BF16",
+    "sve": "SVE",
+}
+"""Features that matter to a network, by Linux's names of them on x86 and Arm, and in words."""
 
 ROOT = Path("/")
 _INTEL = "0x8086"
@@ -70,6 +89,12 @@ def memory_limit_bytes(root: Path = ROOT) -> int | None:
             if text.isdecimal() and int(text) < _NO_LIMIT_BYTES:
                 limits.append(int(text))
     return min(limits, default=None)
+
+
+def governor(root: Path = ROOT) -> str | None:
+    """Which governor sets the processors' clocks, or None where none does (as in most guests)."""
+    files = (root / "sys/devices/system/cpu/cpufreq").glob("policy*/scaling_governor")
+    return ", ".join(sorted({name for name in map(str.strip, map(_read, files)) if name})) or None
 
 
 def intel_render_devices(root: Path = ROOT) -> tuple[str, ...]:

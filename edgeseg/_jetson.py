@@ -153,15 +153,13 @@ class JetsonState:
     """Kinds of electrical alarms and how often each slowed the device since it was started."""
 
     @property
-    def slowed_by(self) -> tuple[str, ...]:
-        """In words, what slows the device at this moment or is about to."""
-        raised = [f"{name} is raised" for name in self.throttles]
-        near = [
+    def hot(self) -> tuple[str, ...]:
+        """In words, the sensors that are about to slow the device."""
+        return tuple(
             f"{zone.name} is {zone.margin_c:.1f} degrees below its limit"
             for zone in self.zones
             if zone.margin_c is not None and zone.margin_c < _NEAR_C
-        ]
-        return (*raised, *near)
+        )
 
 
 def is_jetson(root: Path = ROOT) -> bool:

@@ -69,7 +69,7 @@ def _clocks() -> Finding:
 
 def _throttling() -> Finding:
     state = _state()
-    slowing = state.slowed_by
+    slowing = [f"{name} is raised" for name in state.throttles] + list(state.hot)
     electrical = [f"{n} times {kind}" for kind, n in state.over_current if n > 0]
     harmful = any(n > 0 and kind in _HARMFUL for kind, n in state.over_current)
     warmest = max(state.zones, key=lambda zone: zone.temperature_c, default=None)

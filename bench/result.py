@@ -164,8 +164,11 @@ class EndToEndRecord:
         frames: drawn.
         paced: whether frames came at the video's own rate, as from a camera.
         samples_ms: age of each frame when its overlay was drawn.
-        stages_ms: medians by stage.
+        stages_ms: medians by stage: ``preprocess``, ``inference``, ``readout``, ``overlay``; over
+            a GPU ``submit`` and ``collect``.
         fps: frames drawn a second.
+        dropped: where paced: frames that a newer one replaced before the pipeline could take them.
+        late: where paced: frames that were decoded only after they were due.
     """
 
     video: str
@@ -175,6 +178,8 @@ class EndToEndRecord:
     samples_ms: tuple[float, ...]
     stages_ms: Mapping[str, float]
     fps: float
+    dropped: int = 0
+    late: int = 0
 
 
 @dataclass(frozen=True)

@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
+from edgeseg import tuning
 from edgeseg._closing import Closing
 from edgeseg.backends import (
     BackendChoice,
@@ -23,9 +24,10 @@ from edgeseg.backends import (
     resolve_device,
 )
 from edgeseg.backends.base import Array, Engine, placement_for
+from edgeseg.bound import BoundStages
 from edgeseg.bundle import Bundle, read_bundle
 from edgeseg.errors import BackendError, MissingDependencyError, UsageError
-from edgeseg.golden import check_golden
+from edgeseg.golden import GoldenFigures, check_golden
 from edgeseg.plans import Plan, find_plan, has_plans, open_plan, this_machine
 from edgeseg.preprocess import Preprocessor
 from edgeseg.reader import Reader, Reading
@@ -148,7 +150,11 @@ class Model(Closing):
         asked = dataclasses.replace(
             self._ports.options(options), products=self.variant.products, rest=self.variant.rest
         )
+        self.tuning_subject: tuning.Subject | None = None
+        """What ``tuning.tune`` takes; None where the caller laid the threads down, and off the
+        CPU."""
         if plan is None:
+            asked = self._tuned(asked)
             self.engine = open_engine(bundle.file(self.variant.file), choice.name, asked)
         else:
             self.engine = open_plan(plan, self.variant, asked)
@@ -156,14 +162,8 @@ class Model(Closing):
             self.fed_spec, self.output_rows, golden_rows = self._ports.fit(self.engine)
             self._preprocessor = Preprocessor(self.fed_spec)
             self._reader = Reader(self.preprocess_spec, self.readout, rows=self.output_rows)
-            self.golden_figures = check_golden(
-                lambda frame: self.infer(self.preprocess(frame)),
-                bundle.golden(),
-                bundle.manifest.readout,
-                self.variant,
-                self.engine.info,
-                rows=golden_rows,
-            )
+            self._stages = self.bound_stages()
+            self.golden_figures = self._check_golden(golden_rows)
         except BaseException:
             self.engine.close()
             raise
@@ -193,12 +193,13 @@ class Model(Closing):
             InputError: the frame or the threshold does not fit.
             BackendError: the engine failed.
         """
+        stages = self._stages
         start = time.perf_counter()
-        tensors = self.preprocess(frame)
+        tensors = stages.preprocess(frame)
         preprocessed = time.perf_counter()
-        outputs = self.infer(tensors)
+        outputs = stages.infer(tensors)
         inferred = time.perf_counter()
-        result = self.read_out(outputs, frame.shape[:2], threshold=threshold)
+        result = stages.read_out(outputs, frame.shape[:2], threshold=threshold)
         result.timings_ms = {
             "preprocess": 1e3 * (preprocessed - start),
             "inference": 1e3 * (inferred - preprocessed),
@@ -235,6 +236,44 @@ class Model(Closing):
             self._in_order(outputs), target, threshold=threshold, memory=memory
         )
         return Result(reading, (height, width), roi)
+
+    def bound_stages(self) -> BoundStages[Result]:
+        """The three stages on memory that the engine reads in place, for pipelines of frames.
+
+        Unlike those of the model they hand their arrays on: each frame goes through each of them
+        once. Results are the same bit for bit, and the caller's.
+        """
+        return BoundStages(self.engine, self._preprocessor, self.read_out)
+
+    def _tuned(self, options: EngineOptions) -> EngineOptions:
+        """The options with what an earlier calibration found for them, if there was one."""
+        file, hashes = self.variant.file, self.manifest.files
+        sha256 = tuple(hashes[name] for name in (file, f"{file}.data") if name in hashes)
+        subject = tuning.subject(self.bundle.file(file), sha256, self.choice.name, options)
+        self.tuning_subject = subject
+        found = None if subject is None else tuning.kept(subject)
+        if found is None:
+            return options
+        _log.info("threads as an earlier calibration chose: %s", found.why)
+        return found.placing.applied(options)
+
+    def _check_golden(self, rows: dict[str, list[int]] | None) -> GoldenFigures:
+        """Judge the way that frames take."""
+        with self.engine.bind() as binding:
+
+            def answer(frame: Frame) -> Mapping[str, Array]:
+                # Compared before the next one overwrites it.
+                self._preprocessor.tensors(frame, out=tuple(binding.inputs.values()))
+                return binding.run()
+
+            return check_golden(
+                answer,
+                self.bundle.golden(),
+                self.manifest.readout,
+                self.variant,
+                self.engine.info,
+                rows=rows,
+            )
 
     def check_threshold(self, threshold: float | None) -> None:
         """Refuse, before any work, a threshold that the read-out would refuse.
@@ -381,7 +420,8 @@ def open(
             GPU for TensorRT and the CPU otherwise.
         precision: one that the bundle holds; None for what it was built for, with TensorRT for the
             fastest plan.
-        threads: CPU threads of the engine; None lets the library choose.
+        threads: CPU threads of the engine; None for what ``edgeseg.tuning`` found for this machine
+            earlier, else as the library chooses.
         hint: ``latency`` for one frame at a time, ``throughput`` for several at once.
         settings: fewer views, or another read-out, than the bundle's.
         profile: prepare ``model.engine.profile``, which times layers; the engine may be slower.

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -72,19 +74,32 @@ class Preprocessor:
             threads=self.threads,
         )
 
-    def tensors(self, frame: npt.NDArray[np.uint8]) -> tuple[npt.NDArray[np.float32], ...]:
+    def tensors(
+        self,
+        frame: npt.NDArray[np.uint8],
+        out: Sequence[npt.NDArray[np.float32]] | None = None,
+    ) -> tuple[npt.NDArray[np.float32], ...]:
         """The inputs of the network for one frame, in their order.
+
+        Args:
+            frame: as for ``__call__``.
+            out: arrays of the shapes that are returned to write into, C-contiguous, such as
+                ``Binding.inputs``; None for new ones.
 
         Returns:
             Without views one array, as ``__call__``; else one (len(flips), 3, height, width) for
-            each view, float32, RGB, normalised.
+            each view, float32, RGB, normalised. Those of ``out`` if it was given.
 
         Raises:
-            InputError: as ``__call__``.
+            InputError: as ``__call__``, or ``out`` does not fit.
         """
         spec = self.spec
         if not spec.views:
-            return (self(frame),)
+            if out is None:
+                return (self(frame),)
+            if len(out) != 1:
+                raise InputError(f"the network has one input, got {len(out)} arrays to write into")
+            return (self(frame, out[0]),)
         check_frame(frame)
         return kernels.resize_normalize_views(
             frame,
@@ -94,5 +109,6 @@ class Preprocessor:
             mean=spec.mean,
             std=spec.std,
             roi=spec.roi,
+            out=out,
             threads=self.threads,
         )

@@ -86,7 +86,8 @@ class Reader:
         """Read the outputs of one frame.
 
         Args:
-            outputs: the engine's outputs in order: (N, C, h, w) float32 or float16.
+            outputs: the engine's outputs in order: (N, C, h, w) float32 or float16. The reading
+                keeps none of their memory, which may be written to afterwards.
             size_px: (height, width) of the result; None for the model's own grid.
             threshold: for one class, instead of the specification's; between 0 and 1.
             memory: of the frames before this one; updated. None: each frame for itself.
@@ -98,6 +99,10 @@ class Reader:
         if not self._on_grid and memory is None:
             logits = np.asarray(outputs[0][0], np.float32)
             resized = resize_logits(logits, *size, align_corners=self.spec.align_corners)
+            if np.may_share_memory(resized, outputs[0]):
+                # At the network's own size nothing was resized, and the reading, which looks at
+                # the logits again when it is asked for probabilities, outlives the outputs.
+                resized = resized.copy()
             mask = mask_from_logits(resized, self.spec, threshold)
             return Reading(mask, lambda: activate(resized, self.spec))
         limit = chosen_threshold(self.spec, threshold)

@@ -19,6 +19,7 @@ from engine_double import StreamDouble
 from video_files import cut, decode_all, numbered_frame, write_video
 
 import edgeseg
+from edgeseg import model as models
 from edgeseg.errors import BackendError, BackendUnavailableError, TruncatedVideoError
 from edgeseg.frame_path import open_frame_path
 from edgeseg.gpu import Gpu
@@ -31,7 +32,6 @@ from edgeseg.temporal import TemporalSmoother
 from edgeseg.video import open_source
 from edgeseg.workflows import _route
 from edgeseg.workflows import benchmark as benchmark_module
-from edgeseg.workflows import run as run_module
 
 OpenDevice = Callable[..., FakeRuntime]
 
@@ -64,7 +64,7 @@ def on_device(monkeypatch: pytest.MonkeyPatch, host: CudaLibrary) -> OpenDevice:
             model.engine = StreamDouble(runtime, model.engine, **engine_options)
             return model
 
-        monkeypatch.setattr(run_module.models, "open", open_model)
+        monkeypatch.setattr(models, "open", open_model)
         monkeypatch.setattr(cuda, "unavailable_reason", lambda: None)
         for module in (_route, benchmark_module):
             monkeypatch.setattr(
@@ -230,10 +230,8 @@ def test_a_benchmark_tells_what_the_frame_path_reaches(
 ) -> None:
     smoothing = Settings(time_constant_ms=time_constant_ms or None)
     original = edgeseg.open
-    monkeypatch.setattr(
-        run_module.models, "open", lambda *a, **k: original(*a, **k, settings=smoothing)
-    )
-    monkeypatch.setattr(edgeseg, "open", run_module.models.open)
+    monkeypatch.setattr(models, "open", lambda *a, **k: original(*a, **k, settings=smoothing))
+    monkeypatch.setattr(edgeseg, "open", models.open)
     runtime = on_device(FakeRuntime(1))
     monkeypatch.setattr(benchmark_module, "throughput_fps", lambda call, parallel: 1.0)
     report = benchmark_module.benchmark(bundle, frame_hw_px=(48, 64), rounds=1, baseline=False)

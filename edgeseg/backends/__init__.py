@@ -25,6 +25,7 @@ __all__ = [
     "EngineOptions",
     "Hint",
     "available_backends",
+    "backend_version",
     "choose_backend",
     "open_engine",
     "resolve_device",
@@ -57,6 +58,15 @@ def available_backends() -> tuple[BackendName, ...]:
     TensorRT is never among them, since it runs what was compiled from them.
     """
     return tuple(name for name in _READS_ONNX if importlib.util.find_spec(name) is not None)
+
+
+def backend_version(name: BackendName) -> str:
+    """The version of a backend's library.
+
+    Raises:
+        MissingDependencyError: it is not installed.
+    """
+    return str(_load(_BACKENDS[name][0]).version())
 
 
 def resolve_device(backend: str, device: str) -> str:

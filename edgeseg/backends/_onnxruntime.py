@@ -2,25 +2,27 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from edgeseg._optional import require
+from edgeseg._processors import usable_processors
 from edgeseg.backends import _onnxruntime_failures as failures
 from edgeseg.backends import _onnxruntime_profile as profiling
 from edgeseg.backends import _onnxruntime_providers as providers
 from edgeseg.backends.base import (
     Array,
+    BoundRun,
     Engine,
     EngineInfo,
     EngineOptions,
     LayerTime,
     layout_of_rank,
 )
-from edgeseg.errors import BackendError, BackendUnavailableError
+from edgeseg.backends.binding import aligned_array
+from edgeseg.errors import BackendError, BackendUnavailableError, UsageError
 from edgeseg.spec import DType, TensorSpec
 
 __all__ = ["OnnxRuntimeEngine", "available_devices", "version"]
@@ -60,15 +62,17 @@ class OnnxRuntimeEngine(Engine):
         Raises:
             BackendUnavailableError: no such device, or its provider is not installed or does not
                 start; the message names the library that is missing.
-            UsageError: ``TENSORRT`` without ``options.products`` and ``options.rest``.
+            UsageError: ``TENSORRT`` without ``options.products`` and ``options.rest``; options of
+                the CPU that this library has not.
             DeviceMemoryError: the GPU has too little memory left.
             BackendError: the file cannot be read.
         """
         ort = require("onnxruntime", "onnxruntime")
         self._ort, self._path, self._options = ort, path, options
         self._target = target = providers.find_target(ort, options.device)
-        threads = options.threads or len(os.sched_getaffinity(0))
+        threads = options.threads or len(usable_processors())
         self._threads = 1 if options.hint == "throughput" else threads
+        self._affinities = _affinities(options, self._threads) if target.is_cpu else None
         self._providers = providers.provider_list(ort, target, path, options)
         self._session = self._open()
         providers.check_assignment(self._session, target)
@@ -105,7 +109,14 @@ class OnnxRuntimeEngine(Engine):
         settings = ort.SessionOptions()
         settings.log_severity_level = _ERRORS_ALONE
         settings.intra_op_num_threads = self._threads
-        if not target.is_cpu:
+        if target.is_cpu:
+            # Threads that wait in a loop take the cores from decoder, read-out and encoder.
+            settings.add_session_config_entry("session.intra_op.allow_spinning", "0")
+            if self._affinities:
+                settings.add_session_config_entry(
+                    "session.intra_op_thread_affinities", self._affinities
+                )
+        else:
             settings.log_severity_level = providers.SILENT
             settings.add_session_config_entry("session.record_ep_graph_assignment_info", "1")
         if profile_prefix is not None:
@@ -134,6 +145,27 @@ class OnnxRuntimeEngine(Engine):
         except Exception as error:
             raise failures.explain(self._ort, self._target, self._path, error) from error
 
+    def _bind(self, inputs: dict[str, Array]) -> BoundRun | None:
+        if not self._target.is_cpu:
+            # What is bound in host memory would be copied to the GPU now, and not in each run.
+            return None
+        outputs = {spec.name: aligned_array(spec) for spec in self.outputs}
+        session, binding = self._session, self._session.io_binding()
+        arrays = {**inputs, **self._unread}
+        for bind, bound in ((binding.bind_input, arrays), (binding.bind_output, outputs)):
+            for name, array in bound.items():
+                bind(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+
+        def run() -> dict[str, Array]:
+            try:
+                session.run_with_iobinding(binding, self._run_options)
+            except Exception as error:
+                raise failures.explain(self._ort, self._target, self._path, error) from error
+            # The library knows addresses alone: ``arrays`` and ``outputs`` keep them valid.
+            return outputs if arrays else {}
+
+        return run
+
     def _profile(self, inputs: dict[str, Array], rounds: int) -> tuple[LayerTime, ...]:
         if not self._target.is_cpu:
             raise BackendUnavailableError(
@@ -144,6 +176,30 @@ class OnnxRuntimeEngine(Engine):
 
     def _close(self) -> None:
         self._session = None
+
+
+def _affinities(options: EngineOptions, threads: int) -> str | None:
+    """Which processor each thread of the pool keeps to, in the library's words; None for any.
+
+    The library's pool is one thread smaller than the number of threads: the caller's is the first.
+
+    Raises:
+        UsageError: an option that means nothing here.
+    """
+    if options.hyper_threading is not None or options.core_type is not None:
+        raise UsageError(
+            "hyper_threading and core_type are OpenVINO's: ONNX Runtime takes threads and pinning"
+        )
+    if not options.pinning:
+        return None
+    processors = usable_processors()
+    if threads > len(processors):
+        raise UsageError(
+            f"{threads} threads cannot each keep to one of {len(processors)} processors: ask for "
+            "fewer threads, or for no pinning"
+        )
+    # Counted from 1.
+    return ";".join(str(number + 1) for number in processors[1:threads]) or None
 
 
 def _precision(target: providers.Target, options: EngineOptions) -> str:

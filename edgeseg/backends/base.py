@@ -4,27 +4,33 @@ An engine is a compiled graph with named inputs and outputs of any rank and fixe
 batches of views, volumes. It holds no state between calls (smoothing over time belongs to the
 read-out), so calls may come in any order and, up to ``parallel`` at once, from several threads.
 
-``Engine`` takes and gives arrays in host memory. What works on device memory, on a caller's stream,
-is a ``StreamEngine``; an engine can be both.
+``Engine`` takes and gives arrays in host memory: ``infer`` any arrays, copying where it must, a
+``Binding`` those that it was made with, which CPU libraries then read and write where they lie.
+What works on device memory, on a caller's stream, is a ``StreamEngine``; an engine can be both.
 """
 
 from __future__ import annotations
 
 import abc
-from collections.abc import Mapping
+import threading
+import weakref
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol, get_args, runtime_checkable
+from typing import Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
-import numpy.typing as npt
 
 from edgeseg._closing import Closing
+from edgeseg.backends.binding import Array, Binding, aligned_array
 from edgeseg.errors import BackendError, BackendUnavailableError, InputError, UsageError
 from edgeseg.kernels.cuda import DeviceArray
 from edgeseg.spec import TensorSpec
 
 __all__ = [
     "Array",
+    "Binding",
+    "BoundRun",
+    "CoreType",
     "Engine",
     "EngineInfo",
     "EngineOptions",
@@ -36,7 +42,10 @@ __all__ = [
 ]
 
 Hint = Literal["latency", "throughput"]
-Array = npt.NDArray[Any]
+CoreType = Literal["any", "performance", "efficiency"]
+"""Which of a hybrid processor's cores to use."""
+BoundRun = Callable[[], Mapping[str, Array]]
+"""Runs a graph on arrays that it was made with; its results are valid until the next call."""
 
 
 def layout_of_rank(rank: int) -> str:
@@ -78,12 +87,22 @@ class EngineOptions:
     """Arithmetic of everything else in the graph (``Variant.rest``)."""
     dla_core: int | None = None
     """The deep learning accelerator that a plan was compiled for; None for one without."""
+    pinning: bool | None = None
+    """On the CPU, whether each thread keeps to a core; None lets the library choose."""
+    hyper_threading: bool | None = None
+    """On the CPU, whether both threads of a core are used; OpenVINO's alone."""
+    core_type: CoreType | None = None
+    """On the CPU, cores of a hybrid processor to use; OpenVINO's alone."""
 
     def __post_init__(self) -> None:
         if self.threads is not None and self.threads < 1:
             raise UsageError(f"threads must be at least 1, got {self.threads}")
         if self.hint not in get_args(Hint):
             raise UsageError(f"unknown hint {self.hint!r}: choose {', '.join(get_args(Hint))}")
+        if self.core_type is not None and self.core_type not in get_args(CoreType):
+            raise UsageError(
+                f"unknown core type {self.core_type!r}: choose {', '.join(get_args(CoreType))}"
+            )
         # Libraries spell devices in capitals; users need not.
         object.__setattr__(self, "device", self.device.upper())
 
@@ -158,6 +177,8 @@ class Engine(Closing):
         self.parallel = parallel
         self.profiled = profiled
         self._closed = False
+        self._binding_lock = threading.Lock()
+        self._bindings: weakref.WeakSet[Binding] = weakref.WeakSet()
 
     def infer(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Run the graph once.
@@ -176,6 +197,29 @@ class Engine(Closing):
             raise BackendError(f"this {self.info.backend} engine is closed")
         self._check(inputs)
         return self._infer({s.name: np.ascontiguousarray(inputs[s.name]) for s in self.inputs})
+
+    def bind(self) -> Binding:
+        """Arrays for the graph's inputs and outputs, and a request that works on them.
+
+        A library that cannot work on a caller's memory copies in each run (``Binding.in_place``).
+        Several bindings may run at once; the library works on up to ``parallel`` of them.
+
+        Raises:
+            BackendError: the engine is closed, or the library refuses the memory.
+        """
+        inputs = {spec.name: aligned_array(spec) for spec in self.inputs}
+        with self._binding_lock:
+            if self._closed:
+                raise BackendError(f"this {self.info.backend} engine is closed")
+            bound = self._bind(inputs)
+            binding = Binding(
+                inputs,
+                bound or (lambda: self._infer(inputs)),
+                in_place=bound is not None,
+                name=self.info.backend,
+            )
+            self._bindings.add(binding)
+        return binding
 
     def profile(self, inputs: Mapping[str, Array], *, rounds: int = 20) -> tuple[LayerTime, ...]:
         """Time the layers of the compiled graph, in the order in which they run.
@@ -204,14 +248,24 @@ class Engine(Closing):
         )
 
     def close(self) -> None:
-        """Free the library's memory; further ``infer`` calls raise."""
-        if not self._closed:
+        """Free the library's memory; further runs of it and of its bindings raise."""
+        with self._binding_lock:
+            if self._closed:
+                return
             self._closed = True
-            self._close()
+            bindings = list(self._bindings)
+        # What a binding holds would keep the library's memory alive.
+        for binding in bindings:
+            binding.close()
+        self._close()
 
     @abc.abstractmethod
     def _infer(self, inputs: dict[str, Array]) -> dict[str, Array]:
         """Run checked, contiguous inputs; results must not alias memory of the library."""
+
+    def _bind(self, inputs: dict[str, Array]) -> BoundRun | None:
+        """What runs the graph on these very arrays; None where ``_infer`` has to copy them."""
+        return None
 
     def _profile(self, inputs: dict[str, Array], rounds: int) -> tuple[LayerTime, ...]:
         """``profile`` for checked inputs."""

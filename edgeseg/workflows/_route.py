@@ -65,7 +65,7 @@ def open_route(
             _log.info("frames go through the host's memory: %s", reason)
         draw = _masks(model) if overlay is None else _overlays(overlay)
         stages = frame_stages(
-            model,
+            model.bound_stages(),
             draw,
             threshold=threshold,
             parallel=model.engine.parallel,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -13,7 +13,6 @@ from typing import Any, Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-from edgeseg import model as models
 from edgeseg._files import atomic_directory, check_output
 from edgeseg._progress import Progress, silent
 from edgeseg.bundle import SUFFIX
@@ -24,7 +23,9 @@ from edgeseg.model import Result
 from edgeseg.reader import Reading
 from edgeseg.settings import Settings
 from edgeseg.spec import Manifest, Precision, to_json
+from edgeseg.video.pipeline import Stage, run_pipeline
 from edgeseg.workflows._case_pictures import case_picture, encode_png
+from edgeseg.workflows._opening import open_for_job
 
 __all__ = [
     "CaseResult",
@@ -201,15 +202,25 @@ def evaluate(
     cases = DataFolder.open(data, masks="required").cases
     check_output(folder, force=force)
     _check_replaceable(folder)
-    with models.open(
+    with open_for_job(
         bundle,
+        len(cases),
         backend=backend,
         device=device,
         precision=precision,
         threads=threads,
+        hint="throughput",
         settings=settings,
+        progress=progress,
     ) as model:
-        results = score_cases(model, cases, at=at, threshold=threshold, progress=progress)
+        results = score_cases(
+            model,
+            cases,
+            at=at,
+            threshold=threshold,
+            parallel=model.engine.parallel,
+            progress=progress,
+        )
         drawn = (
             worst_case_pictures(model, results, worst, threshold=threshold, progress=progress)
             if with_pictures
@@ -261,27 +272,73 @@ def score_cases(
     *,
     at: Resolution = "model",
     threshold: float | None = None,
+    parallel: int = 1,
     progress: Progress = silent,
     stage: str = "evaluate",
 ) -> tuple[CaseResult, ...]:
     """Score each case; all must have a mask.
+
+    Files are read, prepared, inferred and scored in overlapping threads.
+
+    Args:
+        model: its methods may be called from several threads at once.
+        cases: to score.
+        at: as for ``evaluate``, like ``threshold``.
+        threshold: see ``at``.
+        parallel: how many cases the engine takes at once (``Engine.parallel``).
+        progress: called with (``stage``, cases done, cases in all).
+        stage: for ``progress``.
+
+    Returns:
+        A result for each case, in their order.
 
     Raises:
         DataError: a case has no mask, or a file cannot be used; the message names it.
         BackendError: logits that are not finite.
     """
     classes = len(model.manifest.classes)
-    results = []
-    for done, case in enumerate(cases):
-        progress(stage, done, len(cases))
-        image, truth = read_labelled(case, classes)
+    results: list[CaseResult] = []
+
+    def read() -> Iterator[tuple[Case, Image, Image]]:
+        for case in cases:
+            yield case, *read_labelled(case, classes)
+
+    def preprocess(item: tuple[Case, Image, Image]) -> Any:
+        return *item, model.preprocess(item[1])
+
+    def infer(item: Any) -> Any:
+        *known, tensors = item
+        return *known, model.infer(tensors)
+
+    def score(item: Any) -> CaseResult:
+        case, image, truth, outputs = item
+        _check_finite(model, outputs)
         if at == "model":
-            prediction = mask_at_model_size(model, image, threshold)
+            prediction = model.read_grid(outputs, threshold=threshold).mask
             truth = resize_mask(crop_to_roi(truth, model.manifest), *prediction.shape)
         else:
-            prediction = _mask_at_native_size(model, image, threshold)
-        results.append(CaseResult(case, evaluate_mask(prediction, truth, classes)))
-    progress(stage, len(cases), len(cases))
+            prediction = model.read_out(outputs, image.shape[:2], threshold=threshold).mask
+        return CaseResult(case, evaluate_mask(prediction, truth, classes))
+
+    def collect(result: CaseResult) -> None:
+        results.append(result)
+        progress(stage, len(results), len(cases))
+
+    progress(stage, 0, len(cases))
+    report = run_pipeline(
+        read(),
+        (
+            Stage("preprocess", preprocess),
+            Stage("inference", infer, workers=parallel),
+            # A distance between masks may take longer than the network.
+            Stage("score", score, workers=parallel),
+        ),
+        collect,
+        read_name="read",
+        write_name="collect",
+    )
+    if report.ended_by is not None:
+        raise report.ended_by
     return tuple(results)
 
 
@@ -302,12 +359,16 @@ def finite_outputs(model: Segmenter, image: Image) -> Mapping[str, Array]:
             fusion would leave it out, and a broken engine would get a plausible score.
     """
     outputs = model.infer(model.preprocess(image))
+    _check_finite(model, outputs)
+    return outputs
+
+
+def _check_finite(model: Segmenter, outputs: Mapping[str, Array]) -> None:
     if not all(np.isfinite(output).all() for output in outputs.values()):
         raise BackendError(
             f"{model.manifest.name}: the engine's logits are not finite: its arithmetic overflows; "
             "use the fp16-safe or fp32 precision"
         )
-    return outputs
 
 
 def worst_case_pictures(

@@ -6,7 +6,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from edgeseg import model as models
 from edgeseg._progress import Progress, silent
 from edgeseg.errors import DataError, UsageError
 from edgeseg.model import Model
@@ -18,6 +17,7 @@ from edgeseg.video.base import MediaKind, Source
 from edgeseg.video.pipeline import PipelineReport, run_pipeline
 from edgeseg.video.sink import SinkSpec, check_suffix, open_sink
 from edgeseg.video.source import media_kind, open_source
+from edgeseg.workflows._opening import open_for_job
 from edgeseg.workflows._route import HOST_ENGINE, open_route
 
 __all__ = ["RunReport", "run"]
@@ -118,8 +118,9 @@ def run(
     check_suffix(target, SinkSpec(kind, labels=mask_only))
     with (
         open_source(source_path) as source,
-        models.open(
+        open_for_job(
             bundle,
+            source.frame_count or 0,
             backend=backend,
             device=device,
             precision=precision,
@@ -128,6 +129,7 @@ def run(
             # frames a second than one on all of them.
             hint="latency" if kind == "image" else "throughput",
             settings=settings,
+            progress=progress,
         ) as model,
     ):
         if _is_same(source.path, target):

@@ -12,7 +12,6 @@ import cv2
 import numpy as np
 import numpy.typing as npt
 
-from edgeseg import model as models
 from edgeseg._files import atomic_file, check_output
 from edgeseg._progress import Progress, silent
 from edgeseg.errors import DataError, OutputError, UsageError
@@ -34,6 +33,7 @@ from edgeseg.volume.scores import score_volume
 from edgeseg.volume.segmenting import segment_slices
 from edgeseg.volume.slices import Axis, check_axis, slice_order
 from edgeseg.volume.zsmooth import sigma_in_slices
+from edgeseg.workflows._opening import open_for_job
 
 __all__ = ["SegmentReport", "segment"]
 
@@ -207,14 +207,16 @@ def segment(
     source = read_scan(scan_path)
     geometry = source.geometry
     stored_truth = None if labels_path is None else read_labels(labels_path, geometry)
-    with models.open(
+    with open_for_job(
         bundle,
+        min(geometry.shape),  # along which axis is known with the model
         backend=backend,
         device=device,
         precision=precision,
         threads=threads,
         hint="throughput",
         settings=settings,
+        progress=progress,
     ) as model:
         model.check_threshold(threshold)
         spec, spoken_by = _volume_spec(model, axis, normalize)
@@ -271,7 +273,7 @@ def _masks(
     one_class = model.readout.activation == "sigmoid"
     limit = model.readout.threshold if threshold is None else threshold
     masks, _ = segment_slices(
-        model,
+        model.bound_stages(),
         grey,
         sigma_slices=sigma,
         threshold=threshold,

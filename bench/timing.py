@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import threading
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
@@ -11,8 +9,9 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeseg._progress import Progress, silent
+from edgeseg.bench.rounds import measure_rounds
 
-__all__ = ["Timing", "interleave", "throughput_fps"]
+__all__ = ["Timing", "interleave"]
 
 _PERCENTILES = (50, 90, 95, 99)
 
@@ -54,50 +53,8 @@ def interleave(
     progress: Progress = silent,
     stage: str = "measure",
 ) -> dict[str, Timing]:
-    """Time several callables in turn, ``rounds`` times ``block`` calls each.
-
-    Each block opens with one call that is not counted: it brings the caches back and lets the
-    other candidate's spinning threads come to rest.
-    """
-    samples: dict[str, list[float]] = {name: [] for name in candidates}
-    for call in candidates.values():
-        for _ in range(warmup):
-            call()
-    for done in range(rounds):
-        for name, call in candidates.items():
-            call()
-            for _ in range(block):
-                start = time.perf_counter()
-                call()
-                samples[name].append(1e3 * (time.perf_counter() - start))
-        progress(stage, done + 1, rounds)
-    return {name: Timing(np.array(values)) for name, values in samples.items()}
-
-
-def throughput_fps(call: Callable[[], object], *, parallel: int, seconds: float = 3.0) -> float:
-    """Calls a second when ``parallel`` threads call as fast as they can for ``seconds``.
-
-    An exception in any thread ends the measurement and is raised.
-    """
-    counts = [0] * parallel
-    errors: list[BaseException] = []
-    call()
-    start = time.perf_counter()
-    end = start + seconds
-
-    def work(index: int) -> None:
-        try:
-            while time.perf_counter() < end and not errors:
-                call()
-                counts[index] += 1
-        except BaseException as error:
-            errors.append(error)
-
-    threads = [threading.Thread(target=work, args=(i,), daemon=True) for i in range(parallel)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    if errors:
-        raise errors[0]
-    return sum(counts) / (time.perf_counter() - start)
+    """``measure_rounds`` where rounds do not matter: all calls of each candidate in one list."""
+    measured = measure_rounds(
+        candidates, rounds=rounds, block=block, warmup=warmup, progress=progress, stage=stage
+    )
+    return {name: Timing(np.concatenate(found)) for name, found in measured.items()}

@@ -25,6 +25,7 @@ __all__ = [
     "FEW_FRAMES",
     "MAX_ARRAY_BYTES",
     "CalibrationFrames",
+    "check_apart",
     "default_limit",
 ]
 
@@ -214,6 +215,20 @@ def _open(data: Path | str | DataFolder, what: str) -> DataFolder:
         return DataFolder.open(data, masks="ignored")
     except DataError as error:
         raise CalibrationError(f"no {what}: {error}") from error
+
+
+def check_apart(data: Path | str, validation: Path | str) -> None:
+    """Refuse, before any work, calibration data of which a file is also in the validation set.
+
+    Args:
+        data: as for ``CalibrationFrames.open``.
+        validation: as there.
+
+    Raises:
+        CalibrationError: an overlap, naming the files, or one of them holds no pictures.
+    """
+    if not find_scans(Path(data)):
+        _refuse_overlap(_open(data, "calibration data"), _open(validation, "validation data"))
 
 
 def _refuse_overlap(data: DataFolder, validation: DataFolder) -> None:

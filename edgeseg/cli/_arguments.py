@@ -20,8 +20,13 @@ __all__ = [
 ]
 
 
-def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
-    """The choices of ``edgeseg.open``: backend, device, precision and threads."""
+def add_engine_arguments(
+    parser: argparse.ArgumentParser, *, several_precisions: bool = False
+) -> None:
+    """The choices of ``edgeseg.open``: backend, device, precision and threads.
+
+    With ``several_precisions`` the option may be repeated, and its value is a list.
+    """
     parser.add_argument("--backend", default="auto", help="auto, openvino, onnxruntime or tensorrt")
     parser.add_argument(
         "--device",
@@ -29,7 +34,12 @@ def add_engine_arguments(parser: argparse.ArgumentParser) -> None:
         help="CPU, GPU, GPU.1, NPU, TENSORRT (inside ONNX Runtime), ... (default: as the backend "
         "needs)",
     )
-    parser.add_argument("--precision", help="fp32, fp16, fp16-safe or int8 (default: as built)")
+    parser.add_argument(
+        "--precision",
+        action="append" if several_precisions else "store",
+        help="fp32, fp16, fp16-safe or int8 (default: as built)"
+        + ("; may be repeated" if several_precisions else ""),
+    )
     parser.add_argument("--threads", type=int, metavar="N", help="CPU threads of the engine")
 
 

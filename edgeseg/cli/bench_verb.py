@@ -4,67 +4,145 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from edgeseg.cli._arguments import add_engine_arguments, engine_choice
+from edgeseg.cli._arguments import add_engine_arguments, add_force_argument
 
-SUMMARY = "latency by stage and throughput, beside ONNX Runtime in FP32"
+if TYPE_CHECKING:
+    from edgeseg.workflows.benchmark import BenchReport
+
+SUMMARY = "latency, throughput, accuracy and memory on this machine, beside other libraries"
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Declare the verb's arguments."""
-    parser.add_argument("bundle", type=Path)
+    parser.add_argument(
+        "source",
+        type=Path,
+        nargs="?",
+        metavar="BUNDLE|CKPT",
+        help="a checkpoint is built for the measurement alone: INT8 with --data, else FP32",
+    )
+    parser.add_argument(
+        "--compare",
+        type=Path,
+        nargs=2,
+        metavar=("A.json", "B.json"),
+        help="measure nothing: say what two results differ in, and what is beyond noise",
+    )
+    parser.add_argument(
+        "--vs",
+        metavar="NAME,...",
+        help="peers, built from the checkpoint: torch, torch-compile, onnxruntime, openvino, "
+        "openvino-f32, nncf",
+    )
+    parser.add_argument(
+        "--checkpoint", type=Path, metavar="FILE", help="of the bundle; --vs needs it"
+    )
+    parser.add_argument(
+        "--data", type=Path, metavar="DIR", help="to calibrate a checkpoint's INT8, and nncf, on"
+    )
+    parser.add_argument(
+        "--val", type=Path, metavar="DIR", help="held-out pictures, to score every candidate on"
+    )
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument(
+        "--duration", type=float, metavar="S", help="seconds of latency, all candidates together"
+    )
+    length.add_argument(
+        "--rounds", type=int, metavar="N", help="turns of five calls each (default: 20)"
+    )
     parser.add_argument("--frame", default="720x1280", metavar="HxW", help="size of the frames fed")
-    parser.add_argument("--rounds", type=int, default=20, help="turns of five calls each")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write the figures there as well")
-    parser.add_argument("--no-baseline", action="store_true", help="leave ONNX Runtime FP32 out")
     parser.add_argument(
         "--profile", action="store_true", help="time the engine's layers, by part of the model"
     )
-    add_engine_arguments(parser)
+    parser.add_argument(
+        "--end-to-end",
+        type=Path,
+        metavar="VIDEO",
+        help="also take the first minute of a video from capture to overlay, at its own rate",
+    )
+    parser.add_argument(
+        "-o", "--output", type=Path, metavar="FOLDER", help="write result.json and report.html"
+    )
+    add_force_argument(parser)
+    add_engine_arguments(parser, several_precisions=True)
 
 
 def execute(arguments: argparse.Namespace) -> int:
-    """Measure, then show the tables."""
+    """Measure, or compare two results, then show the tables."""
+    from edgeseg.errors import UsageError
+
+    if (arguments.source is None) == (arguments.compare is None):
+        raise UsageError("name a bundle or a checkpoint to measure, or two results to --compare")
+    if arguments.compare is not None:
+        return _compare(arguments)
     from edgeseg.cli import parse_size
-    from edgeseg.cli._console import console, progress_bars, show, table
+    from edgeseg.cli._arguments import engine_choice
+    from edgeseg.cli._console import progress_bars
     from edgeseg.workflows.benchmark import benchmark
 
+    choice = engine_choice(arguments)
+    precisions = choice.pop("precision") or ()
     with progress_bars(arguments) as progress:
         report = benchmark(
-            arguments.bundle,
-            **engine_choice(arguments),
-            frame_hw_px=parse_size(arguments.frame),
+            arguments.source,
+            **choice,
+            precisions=precisions,
+            vs=tuple(name.strip() for name in arguments.vs.split(",")) if arguments.vs else (),
+            checkpoint=arguments.checkpoint,
+            data=arguments.data,
+            val=arguments.val,
             rounds=arguments.rounds,
-            baseline=not arguments.no_baseline,
+            duration_s=arguments.duration,
+            frame_hw_px=parse_size(arguments.frame),
             profile=arguments.profile,
-            json_file=arguments.json,
+            end_to_end=arguments.end_to_end,
+            output=arguments.output,
+            force=arguments.force,
             progress=progress,
         )
-    columns = ("stage, ms", "min", "mean", "p50", "p90", "p95", "p99", "max")
-    stages = dict(report.stages)
-    if report.baseline is not None:
-        stages["inference, ONNX Runtime FP32"] = report.baseline
-    rows = [
-        (name, *(f"{value:.2f}" for value in timing.summary_ms().values()))
-        for name, timing in stages.items()
-    ]
-    engine, (height, width) = report.engine, report.frame_hw_px
+    _show(arguments, report)
+    return 0
+
+
+def _compare(arguments: argparse.Namespace) -> int:
+    from edgeseg.cli._console import show
+    from edgeseg.errors import UsageError
+    from edgeseg.workflows.benchmark import compare_results
+
+    defaults = argparse.ArgumentParser()
+    add_arguments(defaults)
+    for name, value in vars(defaults.parse_args([])).items():
+        if name != "compare" and getattr(arguments, name) != value:
+            raise UsageError(
+                f"--compare measures nothing, so --{name.replace('_', '-')} has no meaning with it"
+            )
+    first, second = arguments.compare
+    show(arguments, f"A: {first}, B: {second}", compare_results(first, second))
+    return 0
+
+
+def _show(arguments: argparse.Namespace, report: BenchReport) -> None:
+    from edgeseg.bench.tables import candidate_rows, remarks, stage_rows, throughput_rows
+    from edgeseg.cli._console import console, show, table
+
+    result = report.result
+    height, width = result.frame_hw_px
+    threads = result.candidates[0].threads
     out = console(arguments)
     out.print(
         table(
-            f"{report.variant} on {engine.backend} {engine.version}, {engine.device_name}, "
-            f"{engine.threads} threads, frames of {width}x{height}",
-            columns,
-            rows,
+            f"{result.subject} on {result.machine.name}, {threads} threads", *candidate_rows(result)
         )
     )
-    out.print(f"throughput: {report.throughput_fps:.1f} frames/s")
+    out.print(table(f"edgeseg, frames of {width}x{height}", *stage_rows(result)))
+    out.print(table("throughput of the network", *throughput_rows(result)))
     if report.frame_path is not None:
         out.print(f"frame path: {report.frame_path}")
-    if report.no_frame_path is not None:
-        out.print(f"no frame path on the GPU: {report.no_frame_path}")
-    if report.speedup is not None:
-        out.print(f"inference against ONNX Runtime FP32: {report.speedup:.2f} times as fast")
     if report.blocks is not None:
         show(arguments, "time of a frame by block, layers profiled", report.blocks)
-    return 0
+    for line in remarks(result):
+        out.print(line)
+    if report.output is not None:
+        out.print(f"written: {report.output}")

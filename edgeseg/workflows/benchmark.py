@@ -1,214 +1,199 @@
-"""``benchmark``: latency by stage and by block of a bundle, beside ONNX Runtime in FP32."""
+"""``benchmark``: a bundle or checkpoint measured on this machine, beside other libraries."""
 
 from __future__ import annotations
 
+import contextlib
+import dataclasses
 import datetime
-import json
-from dataclasses import dataclass
-from functools import partial
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import numpy.typing as npt
-
-from edgeseg import __version__, synthetic
-from edgeseg import model as models
-from edgeseg._files import atomic_file, check_output
+from edgeseg import synthetic
+from edgeseg._files import atomic_directory, check_output
+from edgeseg._optional import require
 from edgeseg._progress import Progress, silent
-from edgeseg.backends import EngineInfo, EngineOptions, open_engine
-from edgeseg.backends.base import StreamEngine
-from edgeseg.bench.frame_rate import FrameRate, measure_frame_rate
-from edgeseg.bench.profile import BlockTable, profile_model
-from edgeseg.bench.timing import Timing, interleave, throughput_fps
-from edgeseg.errors import UsageError
-from edgeseg.frame_path import model_unavailable_reason, open_frame_path
-from edgeseg.overlay import Overlay, default_colours
-from edgeseg.spec import Precision, to_json
+from edgeseg.bench.compare import Comparison, compare
+from edgeseg.bench.result import BenchResult, read_result, write_result
+from edgeseg.bench.rounds import MIN_ROUNDS
+from edgeseg.errors import OutputError, UsageError
+from edgeseg.spec import Precision
+from edgeseg.video.source import media_kind
+from edgeseg.workflows._bench_child import EngineSpec
+from edgeseg.workflows._bench_measure import Effort
+from edgeseg.workflows._bench_run import Bench, BenchReport
+from edgeseg.workflows._bench_source import check_arguments, open_subject
+from edgeseg.workflows._validate import Validation
 
-__all__ = ["BenchmarkReport", "benchmark"]
+__all__ = ["PAGE_FILE", "RESULT_FILE", "BenchReport", "benchmark", "compare_results"]
 
-BASELINE = "onnxruntime fp32"
-
-
-@dataclass(frozen=True)
-class BenchmarkReport:
-    """What ``benchmark`` measured.
-
-    Attributes:
-        engine: what served.
-        variant: name of the measured variant.
-        frame_hw_px: size of the frames that were fed.
-        stages: timings of ``preprocess``, ``inference``, ``readout`` and ``total``.
-        baseline: the plain FP32 graph on ONNX Runtime, same threads and process; None if left out.
-        baseline_version: of ONNX Runtime.
-        speedup: baseline's median inference over the engine's.
-        throughput_fps: whole frames a second with the engine's throughput hint.
-        blocks: the time of the frame by part of the model; None if not asked for.
-        frame_path: what the frame path on a GPU reaches; None where the engine works on the host.
-        no_frame_path: why an engine on a GPU has none; None otherwise.
-    """
-
-    engine: EngineInfo
-    variant: str
-    frame_hw_px: tuple[int, int]
-    stages: dict[str, Timing]
-    baseline: Timing | None
-    baseline_version: str | None
-    speedup: float | None
-    throughput_fps: float
-    blocks: BlockTable | None = None
-    frame_path: FrameRate | None = None
-    no_frame_path: str | None = None
-
-    def record(self) -> dict[str, Any]:
-        """The figures as JSON types, with the date, for ``bench/results/``."""
-        now = datetime.datetime.now(datetime.timezone.utc)
-        baseline = self.baseline.summary_ms() if self.baseline else None
-        return {
-            "date_utc": now.isoformat(timespec="seconds"),
-            "edgeseg": __version__,
-            "engine": to_json(self.engine),
-            "variant": self.variant,
-            "frame_hw_px": list(self.frame_hw_px),
-            "stages_ms": {name: timing.summary_ms() for name, timing in self.stages.items()},
-            "onnxruntime": self.baseline_version,
-            "onnxruntime_fp32_ms": baseline,
-            "times_as_fast_as_onnxruntime_fp32": self.speedup,
-            "throughput_fps": self.throughput_fps,
-            "blocks": self.blocks.record() if self.blocks else None,
-            "frame_path": self.frame_path.record() if self.frame_path else None,
-            "no_frame_path": self.no_frame_path,
-        }
+RESULT_FILE = "result.json"
+PAGE_FILE = "report.html"
+DEFAULT_ROUNDS = 20
 
 
 def benchmark(
-    bundle: str | Path,
+    source: str | Path,
     *,
+    vs: Sequence[str] = (),
+    checkpoint: str | Path | None = None,
+    data: str | Path | None = None,
+    val: str | Path | None = None,
+    rounds: int | None = None,
+    duration_s: float | None = None,
     backend: str = "auto",
     device: str = "auto",
-    precision: Precision | None = None,
+    precisions: Sequence[Precision] = (),
     threads: int | None = None,
     frame_hw_px: tuple[int, int] = (720, 1280),
-    rounds: int = 20,
-    baseline: bool = True,
     profile: bool = False,
-    json_file: str | Path | None = None,
+    end_to_end: str | Path | None = None,
+    output: str | Path | None = None,
+    force: bool = False,
     progress: Progress = silent,
-) -> BenchmarkReport:
-    """Measure a bundle on this machine, on a generated frame.
+) -> BenchReport:
+    """Measure a bundle or a checkpoint on this machine, beside what else could run it.
+
+    All candidates are loaded by one process and answer the same preprocessed frame in turn. Load
+    time and memory come from a process for each of them; accuracy from the very engines that were
+    timed.
 
     Args:
-        bundle: the folder ``NAME.edgeseg``.
+        source: the folder ``NAME.edgeseg``, or a checkpoint, of which a bundle is made for the
+            measurement alone: INT8 with ``data``, FP32 without.
+        vs: peers by the names in ``edgeseg.bench.peers.PEERS``, each built from the checkpoint.
+        checkpoint: the file that a bundle was built from; peers need it.
+        data: calibration data, for a checkpoint's INT8 and for the peer ``nncf``.
+        val: validation data: with masks all are scored against them, without against FP32.
+        rounds: how often candidates take turns, at least 3; None for 20, or for ``duration_s``.
+        duration_s: instead of ``rounds``: for how long, all candidates together.
         backend: as for ``edgeseg.open``.
-        device: as for ``edgeseg.open``.
-        precision: as for ``edgeseg.open``.
-        threads: CPU threads for the engine and for the baseline alike; None: all.
-        frame_hw_px: height and width of the frame.
-        rounds: how often engine and baseline take turns; five calls are timed each time.
-        baseline: whether to run ONNX Runtime's FP32 beside it.
-        profile: time the layers of the engine as well, and sum them up by part of the model.
-        json_file: write the figures there, replacing the file.
+        device: as for ``edgeseg.open``; peers run on the CPU.
+        precisions: of edgeseg's candidates, each of which is measured; none: as built.
+        threads: CPU threads of each candidate; None: for edgeseg as ``edgeseg.open`` chooses, for
+            peers one for each physical core.
+        frame_hw_px: height and width of the frame, which is generated.
+        profile: time the layers of the first engine as well, and sum them up by part of the model.
+        end_to_end: a video: its first minute goes from capture to overlay at its own rate.
+        output: folder to write ``result.json`` and ``report.html`` to.
+        force: replace an existing output folder.
         progress: called with (stage, done, total).
 
     Raises:
-        MissingDependencyError: the baseline is wanted and ONNX Runtime is not installed.
-        BackendUnavailableError: the profile is wanted and the library tells no times of layers.
+        UsageError: arguments that contradict each other, an unknown peer, another checkpoint than
+            the bundle's.
+        MissingDependencyError: a peer's library, or matplotlib for the page, is not installed.
+        CalibrationError: calibration data is wanted and missing, or overlaps with ``val``.
+        OutputError: the output exists (without ``force``), is something else than an earlier
+            benchmark, or cannot be written.
+        BackendError: a candidate cannot be opened, or fails. Nothing was measured if it cannot be
+            opened.
     """
-    if rounds < 1:
-        raise UsageError(f"rounds must be at least 1, got {rounds}")
-    if json_file is not None:
-        check_output(Path(json_file), force=True)
-    frame = synthetic.golden_frames(1, *frame_hw_px)[0]
-    open_model = partial(
-        models.open,
-        bundle,
+    effort = _effort(rounds, duration_s)
+    source = Path(source)
+    checkpoint, data, val = (None if p is None else Path(p) for p in (checkpoint, data, val))
+    check_arguments(
+        source,
+        vs=vs,
+        checkpoint=checkpoint,
+        data=data,
         backend=backend,
         device=device,
-        precision=precision,
-        threads=threads,
+        precisions=precisions,
     )
-    with open_model() as model:
-        tensors = model.preprocess(frame)
-        candidates = {"engine": lambda: model.infer(tensors)}
-        peer = None
-        if baseline:
-            fp32 = model.bundle.variant("fp32", "onnxruntime")
-            used = model.engine.info.threads or threads
-            peer = open_engine(
-                model.bundle.file(fp32.file), "onnxruntime", EngineOptions("CPU", used or None)
-            )
-            candidates[BASELINE] = lambda: peer.infer(tensors)
-        try:
-            timings = interleave(candidates, rounds=rounds, progress=progress, stage="inference")
-        finally:
-            if peer is not None:
-                peer.close()
-        outputs = model.infer(tensors)
-        stages = interleave(
-            {
-                "preprocess": lambda: model.preprocess(frame),
-                "readout": lambda: model.read_out(outputs, frame.shape[:2]),
-                "total": lambda: model(frame),
-            },
-            rounds=rounds,
+    folder = None if output is None else Path(output)
+    if folder is not None:
+        _check_folder(folder, force=force)
+    video = None if end_to_end is None else Path(end_to_end)
+    if video is not None and media_kind(video) != "video":
+        raise UsageError(f"--end-to-end needs a video, and {video} is none")
+    validation = None if val is None else Validation.open(val)
+    frame = synthetic.golden_frames(1, *frame_hw_px)[0]
+    started = datetime.datetime.now(datetime.timezone.utc)
+    with contextlib.ExitStack() as stack:
+        temporary = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="edgeseg-bench-")))
+        subject = open_subject(
+            source,
+            temporary,
+            checkpoint=checkpoint,
+            data=data,
+            val=val,
+            precisions=precisions,
+            threads=threads,
             progress=progress,
-            stage="stages",
         )
-        engine, variant = model.engine.info, model.variant.name
-    with open_model(hint="throughput") as model:
-        progress("throughput", 0, 1)
-        rate = throughput_fps(lambda: model(frame), parallel=model.engine.parallel)
-        frame_path, no_frame_path = _frame_path(model, frame)
-        progress("throughput", 1, 1)
-    blocks = None
-    if profile:
-        progress("profile", 0, 1)
-        with open_model(profile=True) as model:
-            blocks = profile_model(
-                model,
-                frame,
-                preprocess_ms=stages["preprocess"].median_ms,
-                inference_ms=timings["engine"].median_ms,
-                readout_ms=stages["readout"].median_ms,
-                rounds=rounds,
-            )
-        progress("profile", 1, 1)
-    reference = timings.get(BASELINE)
-    report = BenchmarkReport(
-        engine=engine,
-        variant=variant,
-        frame_hw_px=frame_hw_px,
-        stages={
-            "preprocess": stages["preprocess"],
-            "inference": timings["engine"],
-            "readout": stages["readout"],
-            "total": stages["total"],
-        },
-        baseline=reference,
-        baseline_version=peer.info.version if peer else None,
-        speedup=reference.median_ms / timings["engine"].median_ms if reference else None,
-        throughput_fps=rate,
-        blocks=blocks,
-        frame_path=frame_path,
-        no_frame_path=no_frame_path,
+        bench = Bench(stack, subject, frame, effort, progress)
+        for precision in precisions or (None,):
+            bench.open(EngineSpec(str(subject.bundle.path), backend, device, precision, threads))
+        if vs:
+            bench.open_peers(vs, temporary, data=data, validation=val, threads=threads)
+        report = bench.measure(validation, video, profile=profile)
+    command = _command(
+        source.name,
+        str(effort),
+        vs=",".join(vs),
+        val=val.name if val is not None else "",
+        backend=backend.removeprefix("auto"),
+        precision=" --precision ".join(precisions),
+        threads=str(threads or ""),
     )
-    if json_file is not None:
-        with atomic_file(Path(json_file)) as temporary:
-            temporary.write_text(json.dumps(report.record(), indent=2) + "\n", encoding="utf-8")
-    return report
+    result = dataclasses.replace(
+        report.result, command=command, date_utc=started.isoformat(timespec="seconds")
+    )
+    if folder is not None:
+        _write(folder, result, force=force)
+    return dataclasses.replace(report, result=result, output=folder)
 
 
-def _frame_path(
-    model: models.Model, frame: npt.NDArray[np.uint8]
-) -> tuple[FrameRate | None, str | None]:
-    """What the frame path reaches, or why an engine on a GPU has none."""
-    if not isinstance(model.engine, StreamEngine):
-        return None, None
-    reason = model_unavailable_reason(model)
-    if reason is not None:
-        return None, reason
-    overlay = Overlay(default_colours(model.foreground_classes))
-    with open_frame_path(model, frame.shape[:2], overlay=overlay) as path:
-        rate = measure_frame_rate(path, frame, time_constant_ms=model.readout.time_constant_ms)
-    return rate, None
+def compare_results(a: str | Path, b: str | Path) -> Comparison:
+    """Compare two results; see ``edgeseg.bench.compare``.
+
+    Args:
+        a: a ``result.json``, the baseline.
+        b: another.
+
+    Raises:
+        InputError: one of them cannot be read.
+    """
+    return compare(read_result(Path(a)), read_result(Path(b)))
+
+
+def _effort(rounds: int | None, duration_s: float | None) -> Effort:
+    if rounds is not None and duration_s is not None:
+        raise UsageError("--rounds and --duration both say how long to measure: give one")
+    if rounds is not None and rounds < MIN_ROUNDS:
+        raise UsageError(
+            f"rounds must be at least {MIN_ROUNDS}, got {rounds}: what is noise is told from how "
+            "rounds differ"
+        )
+    if duration_s is not None and not 0.0 < duration_s < float("inf"):
+        raise UsageError(f"the duration must be a positive number of seconds, got {duration_s}")
+    return Effort(rounds if rounds or duration_s else DEFAULT_ROUNDS, duration_s)
+
+
+def _check_folder(folder: Path, *, force: bool) -> None:
+    """Refuse, before minutes of measuring, what could not be written in the end."""
+    check_output(folder, force=force)
+    require("matplotlib", "bench")
+    if not folder.exists() or (folder / RESULT_FILE).is_file():
+        return
+    if not folder.is_dir() or any(folder.iterdir()):
+        raise OutputError(
+            f"{folder} is no earlier benchmark (it holds no {RESULT_FILE}), so it is not "
+            "replaced: choose another output"
+        )
+
+
+def _write(folder: Path, result: BenchResult, *, force: bool) -> None:
+    from edgeseg.bench.page import render_page
+
+    page = render_page(result)
+    with atomic_directory(folder, force=force) as temporary:
+        write_result(temporary / RESULT_FILE, result)
+        (temporary / PAGE_FILE).write_text(page, encoding="utf-8")
+
+
+def _command(*words: str, **options: str) -> str:
+    """The command line without folders, whose names may identify a patient."""
+    given = [f"--{name} {value}" for name, value in options.items() if value]
+    return " ".join(("edgeseg bench", *words, *given))

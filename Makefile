@@ -6,6 +6,7 @@
 #   make cuda        the CUDA kernels, which need nvcc; fails without it
 #   make cuda-report registers and spills of the CUDA kernels, as ptxas reports them
 #   make bench       the measurements quoted in README.md that need no data set
+#   make readme      README.md's tables of figures, from the runs in bench/results
 #   make wheel       dist/*.whl and dist/*.tar.gz
 
 PYTHON ?= python3
@@ -13,7 +14,7 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 NATIVE := CMakeLists.txt $(wildcard cmake/* kernels/include/edgeseg/* kernels/src/* kernels/cuda/*)
 
-.PHONY: demo test test-slow check cuda cuda-report bench wheel clean
+.PHONY: demo test test-slow check cuda cuda-report bench readme wheel clean
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -51,6 +52,9 @@ cuda-report: $(BIN)/python
 
 bench: $(VENV)/.test
 	for kernel in resize fuse smooth blend; do $(BIN)/python -m edgeseg.bench.$$kernel || exit 1; done
+
+readme: $(VENV)/.test
+	$(BIN)/python -m edgeseg.bench.readme_table
 
 wheel: $(VENV)/.test
 	$(BIN)/python -m build --outdir dist .

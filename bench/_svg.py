@@ -33,6 +33,8 @@ _STYLE: dict[str, object] = {
     # What matplotlib brings itself, so that the layout does not depend on installed fonts.
     "font.family": ["DejaVu Sans"],
     "font.size": _SIZE_PT,
+    # Dollars in a name are dollars.
+    "text.parse_math": False,
     "text.color": INK,
     "axes.edgecolor": LINE,
     "axes.facecolor": "none",

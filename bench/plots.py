@@ -181,7 +181,7 @@ def throughput(lines: Sequence[Line]) -> str:
     """Frames a second by the number of requests in flight."""
     with canvas(_WIDTH_IN, 3.4, "throughput") as figure:
         axes = figure.add_subplot()
-        for line in lines:
+        drawn = [
             axes.plot(
                 line.x,
                 line.y,
@@ -191,18 +191,18 @@ def throughput(lines: Sequence[Line]) -> str:
                 linewidth=1.6,
                 markersize=6,
                 markeredgecolor=PAGE,
-                label=line.name,
-            )
+            )[0]
+            for line in lines
+        ]
         axes.set_ylim(bottom=0)
         axes.set_xticks(sorted({x for line in lines for x in line.x}))
         axes.grid(visible=True, axis="y")
         axes.set_xlabel("requests in flight")
         axes.set_ylabel("frames/s")
-        handles, names = axes.get_legend_handles_labels()
         by_rate = sorted(range(len(lines)), key=lambda i: -max(lines[i].y))
         axes.legend(
-            [handles[i] for i in by_rate],
-            [names[i] for i in by_rate],
+            [drawn[i] for i in by_rate],
+            [lines[i].name for i in by_rate],
             loc="upper left",
             bbox_to_anchor=(1.01, 1.0),
             labelcolor=INK,

@@ -19,6 +19,7 @@ from edgeseg.spec import LatencyRecord, Manifest, ScoreRecord, TensorSpec, Varia
 
 __all__ = ["render_report"]
 
+_REWRITE_COLUMNS = ("rewrite", "modules", "what it saves")
 _FAMILY_NAMES = {
     "segdino_v1": "SegDINO v1",
     "segdino_v1_fine": "SegDINO v1, fine-grained",
@@ -64,6 +65,7 @@ def render_report(
         ("cases", "Worst cases", _pictures(pictures or ())),
         ("latency", "Latency", _latency(manifest.latencies)),
         ("calibration", "Calibration", _calibration(manifest)),
+        ("rewrites", "Exact rewrites", _rewrites(manifest)),
         ("decisions", "Decisions", _decisions(manifest)),
         ("self-test", "Self-test and parity", _self_test(manifest)),
         ("provenance", "Provenance", _provenance(manifest)),
@@ -325,6 +327,16 @@ def _decisions(manifest: Manifest) -> str:
     if not manifest.decisions:
         return ""
     return facts((decision.what, text(decision.why)) for decision in manifest.decisions)
+
+
+def _rewrites(manifest: Manifest) -> str:
+    if not manifest.rewrites:
+        return "<p>None: every product of the graph is the authors' own.</p>"
+    rows = (
+        (code(rewrite.name), ", ".join(map(code, rewrite.modules)), text(rewrite.words))
+        for rewrite in manifest.rewrites
+    )
+    return table("Changes of the graph's algebra, equal but for rounding", _REWRITE_COLUMNS, rows)
 
 
 def _self_test(manifest: Manifest) -> str:

@@ -24,6 +24,7 @@ __all__ = [
     "PRECISIONS",
     "SCHEMA_VERSION",
     "WEIGHTINGS",
+    "AppliedRewrite",
     "BackendName",
     "CalibrationRecord",
     "DType",
@@ -51,7 +52,7 @@ __all__ = [
     "to_json",
 ]
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 """Raised whenever a manifest written by this version cannot be read by an older one."""
 
 Precision = Literal["fp32", "fp16", "fp16-safe", "int8"]
@@ -344,6 +345,18 @@ class Decision:
 
 
 @dataclass(frozen=True)
+class AppliedRewrite:
+    """An exact change of the graph's algebra: the same function, less work."""
+
+    name: str
+    """Short and stable: ``conv-after-upsampling``."""
+    modules: tuple[str, ...]
+    """Where, by the names of the checkpoint's modules (``blocks.*`` for every block)."""
+    words: str
+    """What it saves, in one sentence."""
+
+
+@dataclass(frozen=True)
 class Provenance:
     """Where the bundle came from."""
 
@@ -383,6 +396,8 @@ class Manifest:
     scores: tuple[ScoreRecord, ...] = ()
     latencies: tuple[LatencyRecord, ...] = ()
     decisions: tuple[Decision, ...] = field(default=())
+    rewrites: tuple[AppliedRewrite, ...] = ()
+    """Of the exported graph; empty for the authors' own algebra."""
 
 
 def to_json(value: Any) -> Any:

@@ -12,9 +12,16 @@ from torch import Tensor, nn
 from edgeseg.errors import UsageError
 from edgeseg.export.backbone_config import Spelling
 from edgeseg.export.shapes import Shapes
-from edgeseg.spec import Flip, PreprocessSpec, ReadoutSpec, TensorSpec, to_json
+from edgeseg.spec import (
+    AppliedRewrite,
+    Flip,
+    PreprocessSpec,
+    ReadoutSpec,
+    TensorSpec,
+    to_json,
+)
 
-__all__ = ["Family", "InputSize"]
+__all__ = ["Exportable", "Family", "InputSize"]
 
 C = TypeVar("C")
 
@@ -26,6 +33,14 @@ class InputSize:
     height_px: int = 256
     width_px: int = 256
     batch: int = 1
+
+
+@dataclass(frozen=True)
+class Exportable:
+    """A module in the form that makes the best graph, and what was rewritten to get there."""
+
+    module: nn.Module
+    rewrites: tuple[AppliedRewrite, ...] = ()
 
 
 class Family(abc.ABC, Generic[C]):
@@ -127,10 +142,14 @@ class Family(abc.ABC, Generic[C]):
         """The model's weights named as the authors' training code saves them."""
 
     @abc.abstractmethod
-    def exportable(self, model: nn.Module, config: C, size: InputSize) -> nn.Module:
+    def exportable(
+        self, model: nn.Module, config: C, size: InputSize, *, rewrite: bool = True
+    ) -> Exportable:
         """The same function for one input size, in the form that makes the best graph.
 
-        Every difference from ``model`` is judged by the parity check.
+        With ``rewrite`` its algebra is changed as well (``edgeseg.export.rewrite``), which stays
+        equal in exact arithmetic; without, every product is the authors' own. Every difference
+        from ``model`` is judged by the parity check.
         """
 
     @abc.abstractmethod

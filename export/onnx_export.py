@@ -24,7 +24,7 @@ from edgeseg.export.graph import MAX_IR_VERSION, OPSET, check_graph, infer_shape
 from edgeseg.export.loading import LoadedCheckpoint
 from edgeseg.export.naming import drop_notes, rename
 from edgeseg.export.rewriting import free_batch, share_weights
-from edgeseg.spec import TensorSpec
+from edgeseg.spec import AppliedRewrite, TensorSpec
 
 __all__ = ["ExportedGraph", "Progress", "export_onnx"]
 
@@ -53,6 +53,8 @@ class ExportedGraph:
     ir_version: int
     nodes: Mapping[str, int]
     """Operators with how many of each."""
+    rewrites: tuple[AppliedRewrite, ...] = ()
+    """What was changed in its algebra."""
 
 
 def export_onnx(
@@ -62,6 +64,7 @@ def export_onnx(
     height_px: int,
     width_px: int,
     batch: int = 1,
+    rewrite: bool = True,
     progress: Progress | None = None,
 ) -> ExportedGraph:
     """Write the model for one input size as ONNX.
@@ -75,6 +78,8 @@ def export_onnx(
         height_px, width_px: input size; multiples of 16 for SegDINO, the largest view's for
             DINO-MVR.
         batch: images in one call.
+        rewrite: whether to change the graph's algebra exactly (``edgeseg.export.rewrite``); without,
+            every product is the authors' own.
         progress: called after each step.
 
     Raises:
@@ -89,7 +94,8 @@ def export_onnx(
     check_output(destination, force=True)
     inputs, outputs = family.inputs(config, size), family.outputs(config, size)
     report = _counted(progress)
-    module = family.exportable(loaded.model, config, size).eval()
+    made = family.exportable(loaded.model, config, size, rewrite=rewrite)
+    module = made.module.eval()
     report()
     model = _translate(module, inputs, outputs)
     report()
@@ -115,6 +121,7 @@ def export_onnx(
         opset=OPSET,
         ir_version=model.ir_version,
         nodes=dict(Counter(node.op_type for node in model.graph.node)),
+        rewrites=made.rewrites,
     )
 
 

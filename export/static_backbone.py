@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 from edgeseg.export.backbone import Dinov3Backbone
 
-__all__ = ["StaticBackbone", "StaticTokens", "twin"]
+__all__ = ["Attention", "Block", "StaticBackbone", "StaticTokens", "StaticTransformer", "twin"]
 
 
 M = TypeVar("M", bound=nn.Module)
@@ -31,8 +31,11 @@ def twin(module: M) -> M:
     return copy.deepcopy(module, {id(value): value for value in shared})
 
 
-class _StaticTransformer(nn.Module):
+class StaticTransformer(nn.Module):
     """What depends on the patch grid (rows, columns) alone: RoPE tables, blocks with one qkv."""
+
+    query_scale: float
+    """What the tables of the query multiply it by; 1 where its weights do so."""
 
     def __init__(self, source: Dinov3Backbone, grid: tuple[int, int]) -> None:
         super().__init__()
@@ -41,30 +44,38 @@ class _StaticTransformer(nn.Module):
         self.prefix_tokens = config.prefix_tokens
         self.taps = source.taps
         self.patch_embed = source.patch_embed.proj
-        self.blocks = nn.ModuleList(_Block(block, config.heads) for block in source.blocks)
+        self.blocks = nn.ModuleList(Block(block, config.heads) for block in source.blocks)
         self.norm = source.norm
+        self.query_scale = config.head_width**-0.5
         self._set_tables(source, grid)
 
     def _set_tables(self, source: Dinov3Backbone, grid: tuple[int, int]) -> None:
         sine, cosine = _rope_tables(source, grid)
-        scale = source.config.head_width**-0.5
         self.grid = grid
-        self.register_buffer("query_sine", sine * scale)
-        self.register_buffer("query_cosine", cosine * scale)
         self.register_buffer("key_sine", sine)
         self.register_buffer("key_cosine", cosine)
+        if self.query_scale != 1.0:
+            self.register_buffer("query_sine", sine * self.query_scale)
+            self.register_buffer("query_cosine", cosine * self.query_scale)
+
+    def share_tables(self) -> None:
+        """Turn queries by the keys' tables: their scale is in their weights from now on."""
+        self.query_scale = 1.0
+        del self.query_sine, self.query_cosine
 
     def transform(self, tokens: Tensor) -> Iterator[Tensor]:
         """Patch tokens (N, patches, width) after the final norm, of one tapped block at a time."""
-        turn_query = (self.query_sine, self.query_cosine)
         turn_key = (self.key_sine, self.key_cosine)
+        turn_query = turn_key if self.query_scale == 1.0 else (self.query_sine, self.query_cosine)
+        patches = math.prod(self.grid)
         for index, block in enumerate(self.blocks):
             tokens = block(tokens, turn_query, turn_key)
             if index in self.taps:
-                yield self.norm(tokens.narrow(1, self.prefix_tokens, math.prod(self.grid)))
+                first = tokens.shape[1] - patches
+                yield self.norm(tokens.narrow(1, first, patches) if first else tokens)
 
 
-class StaticBackbone(_StaticTransformer):
+class StaticBackbone(StaticTransformer):
     """Copy of a loaded backbone for ``grid`` (rows, columns of patches) and a fixed batch."""
 
     def __init__(self, source: Dinov3Backbone, grid: tuple[int, int], batch: int) -> None:
@@ -84,7 +95,7 @@ class StaticBackbone(_StaticTransformer):
         )
 
 
-class StaticTokens(_StaticTransformer):
+class StaticTokens(StaticTransformer):
     """Copy of a loaded backbone for ``grid`` that gives tokens, with no constant of the batch.
 
     Prefix tokens are added to rows of zeros, so that they are one constant for any batch; a graph
@@ -110,60 +121,91 @@ class StaticTokens(_StaticTransformer):
 
 
 _Turn = tuple[Tensor, Tensor]
-"""Signed sine and cosine, each (tokens, head width)."""
+"""Sine and cosine, each (tokens, head width)."""
 
 
-class _Block(nn.Module):
+class Block(nn.Module):
+    """A transformer block whose query, key and value come from one product.
+
+    Attributes:
+        gamma_1, gamma_2: LayerScale of attention and MLP; None once it is part of their weights.
+        skipped: leading tokens whose output nobody reads, so that they serve as keys and values
+            alone.
+    """
+
     def __init__(self, source: nn.Module, heads: int) -> None:
         super().__init__()
         self.norm1 = source.norm1
-        self.attn = _Attention(source.attn, heads)
+        self.attn = Attention(source.attn, heads)
         self.gamma_1 = source.gamma_1
         self.norm2 = source.norm2
         self.mlp = source.mlp
         self.gamma_2 = source.gamma_2
+        self.skipped = 0
 
     def forward(self, tokens: Tensor, turn_query: _Turn, turn_key: _Turn) -> Tensor:
-        attended = self.attn(self.norm1(tokens), turn_query, turn_key)
-        tokens = tokens + self.gamma_1 * attended
-        return tokens + self.gamma_2 * self.mlp(self.norm2(tokens))
+        """Tokens (N, count, width) to (N, count - skipped, width)."""
+        attended = self.attn(self.norm1(tokens), turn_query, turn_key, self.skipped)
+        if self.skipped:
+            tokens = tokens.narrow(1, self.skipped, tokens.shape[1] - self.skipped)
+        tokens = tokens + _scaled(attended, self.gamma_1)
+        return tokens + _scaled(self.mlp(self.norm2(tokens)), self.gamma_2)
 
 
-class _Attention(nn.Module):
+class Attention(nn.Module):
+    """Self-attention with rotary positions; the tables of the query hold the scale, or its weights
+    do."""
+
     def __init__(self, source: nn.Module, heads: int) -> None:
         super().__init__()
         self.heads = heads
         biased = source.q_bias is not None
-        self.qkv = nn.Linear(source.qkv.in_features, source.qkv.out_features, bias=biased)
+        weight = source.qkv.weight
+        self.qkv = nn.Linear(
+            source.qkv.in_features, source.qkv.out_features, bias=biased, dtype=weight.dtype
+        )
         with torch.no_grad():
-            self.qkv.weight.copy_(source.qkv.weight)
+            self.qkv.weight.copy_(weight)
             if biased:
                 self.qkv.bias.copy_(torch.cat((source.q_bias, source.k_bias, source.v_bias)))
         self.proj = source.proj
 
-    def forward(self, tokens: Tensor, turn_query: _Turn, turn_key: _Turn) -> Tensor:
+    def forward(
+        self, tokens: Tensor, turn_query: _Turn, turn_key: _Turn, skipped: int = 0
+    ) -> Tensor:
+        """Mixed tokens (N, count - skipped, width) of (N, count, width)."""
         batch, count, width = tokens.shape
         query, key, value = (
             part.reshape(batch, count, self.heads, -1).transpose(1, 2)
             for part in self.qkv(tokens).split(width, dim=-1)
         )
+        if skipped:
+            query = query.narrow(2, skipped, count - skipped)
+            sine, cosine = turn_query
+            turn_query = (sine[skipped:], cosine[skipped:])
         scores = _turned(query, turn_query) @ _turned(key, turn_key).transpose(-2, -1)
         mixed = (torch.softmax(scores, dim=-1) @ value).transpose(1, 2)
-        return self.proj(mixed.reshape(batch, count, width))
+        return self.proj(mixed.reshape(batch, count - skipped, width))
+
+
+def _scaled(x: Tensor, gamma: Tensor | None) -> Tensor:
+    return x if gamma is None else gamma * x
 
 
 def _turned(x: Tensor, turn: _Turn) -> Tensor:
-    """Rotate (N, heads, tokens, 2d) in the planes (i, i + d); the table holds the minus sign."""
+    """Rotate (N, heads, tokens, 2d) in the planes (i, i + d).
+
+    In the form in which compilers know rotary embeddings (``x * cos + rotate_half(x) * sin``):
+    OpenVINO makes one operator of it.
+    """
     sine, cosine = turn
     first, second = x.chunk(2, dim=-1)
-    return x * cosine + torch.cat((second, first), dim=-1) * sine
+    return x * cosine[None, None] + torch.cat((-second, first), dim=-1) * sine[None, None]
 
 
 def _rope_tables(source: Dinov3Backbone, grid: tuple[int, int]) -> _Turn:
-    """Sine (negative in the first half) and cosine over all tokens, in a head's layout."""
+    """Sine and cosine over all tokens, in a head's layout; zero angles for prefix tokens."""
     with torch.no_grad():
         sine, cosine = source.rope.get_embed(shape=list(grid)).chunk(2, dim=-1)
-    half = sine.shape[-1] // 2
-    signed = torch.cat((-sine[:, :half], sine[:, half:]), dim=-1)
     before = source.config.prefix_tokens
-    return F.pad(signed, (0, 0, before, 0)), F.pad(cosine, (0, 0, before, 0), value=1.0)
+    return F.pad(sine, (0, 0, before, 0)), F.pad(cosine, (0, 0, before, 0), value=1.0)

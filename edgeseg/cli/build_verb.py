@@ -57,6 +57,11 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--quantizer", choices=("edgeseg", "modelopt"), default="edgeseg", help="who places Q/DQ"
     )
     parser.add_argument(
+        "--no-rewrite",
+        action="store_true",
+        help="keep the authors' algebra: no exact rewrites of the graph",
+    )
+    parser.add_argument(
         "--calibration-frames", type=int, metavar="N", help="at most this many, evenly sampled"
     )
     parser.add_argument(
@@ -131,6 +136,7 @@ def execute(arguments: argparse.Namespace) -> int:
             threads=arguments.threads,
             method=arguments.method,
             quantizer=arguments.quantizer,
+            rewrite=not arguments.no_rewrite,
             calibration_frames=arguments.calibration_frames,
             exclude=tuple(arguments.exclude),
             with_pictures=arguments.with_pictures,

@@ -18,7 +18,7 @@ from edgeseg.bundle import read_bundle
 from edgeseg.errors import UsageError
 from edgeseg.preprocess import Preprocessor
 from edgeseg.settings import Settings
-from edgeseg.spec import ParityRecord, PreprocessSpec, ReadoutSpec, TensorSpec
+from edgeseg.spec import AppliedRewrite, ParityRecord, PreprocessSpec, ReadoutSpec, TensorSpec
 
 if TYPE_CHECKING:
     from edgeseg.export import LoadedCheckpoint
@@ -45,6 +45,8 @@ class Source(abc.ABC):
     outputs: tuple[TensorSpec, ...]
     checkpoint: str
     checkpoint_sha256: str
+    rewrites: tuple[AppliedRewrite, ...] = ()
+    """Of the FP32 graph, once `write_fp32` has put it there."""
 
     @abc.abstractmethod
     def write_fp32(self, folder: Path, frames: Frames, progress: Progress) -> ParityRecord:
@@ -55,9 +57,17 @@ class CheckpointSource(Source):
     """A checkpoint: recognised, exported, compared with torch on every installed backend."""
 
     def __init__(
-        self, path: Path, imgsz: tuple[int, int] | None, settings: Settings, progress: Progress
+        self,
+        path: Path,
+        imgsz: tuple[int, int] | None,
+        settings: Settings,
+        progress: Progress,
+        *,
+        rewrite: bool = True,
     ) -> None:
         from edgeseg import export
+
+        self._rewrite = rewrite
 
         progress("load checkpoint", 0, 1)
         loaded: LoadedCheckpoint = export.load(path)
@@ -87,13 +97,15 @@ class CheckpointSource(Source):
         from edgeseg import export
 
         target = folder / FP32_FILE
-        export.export_onnx(
+        graph = export.export_onnx(
             self._loaded,
             target,
             height_px=self._size.height_px,
             width_px=self._size.width_px,
+            rewrite=self._rewrite,
             progress=lambda done, total: progress("export to ONNX", done, total),
         )
+        self.rewrites = graph.rewrites
         preprocess = Preprocessor(self.preprocess)
         names = [spec.name for spec in self.inputs]
         tensors = [dict(zip(names, preprocess.tensors(f), strict=True)) for f in frames]
@@ -135,6 +147,7 @@ class BundleSource(Source):
         self.preprocess = manifest.preprocess
         self.readout = settings.readout(manifest.readout)
         self.inputs, self.outputs = fp32.inputs, fp32.outputs
+        self.rewrites = manifest.rewrites
         self.checkpoint = manifest.provenance.checkpoint
         self.checkpoint_sha256 = manifest.provenance.checkpoint_sha256
 

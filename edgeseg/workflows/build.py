@@ -140,7 +140,9 @@ class BuildReport:
 
     def remarks(self) -> list[str]:
         """Decisions of the build, and what the user should know of the figures."""
-        lines = [f"{d.what}: {d.why}" for d in self.manifest.decisions]
+        names = ", ".join(rewrite.name for rewrite in self.manifest.rewrites)
+        lines = [f"exact rewrites: {names or 'none'}"]
+        lines += [f"{d.what}: {d.why}" for d in self.manifest.decisions]
         measured = {(r.variant, r.backend) for r in self.manifest.latencies}
         for backend in BACKENDS:
             idle = [
@@ -177,6 +179,7 @@ def build(
     threads: int | None = None,
     method: str | None = None,
     quantizer: Literal["edgeseg", "modelopt"] = "edgeseg",
+    rewrite: bool = True,
     calibration_frames: int | None = None,
     exclude: Sequence[str] = (),
     with_pictures: bool = False,
@@ -208,6 +211,8 @@ def build(
         threads: CPU threads when timing; None: all.
         method: ``max``, ``entropy``, ``percentile`` or ``mse``; None for the quantiser's default.
         quantizer: ``edgeseg`` or ``modelopt``.
+        rewrite: change the graph's algebra exactly (``edgeseg.export.rewrite``); a bundle that is
+            built from a bundle has the graph of that one.
         calibration_frames: at most so many, evenly sampled; None for the default, which is fewer
             for models of many views.
         exclude: regular expressions; a Linear or Conv whose whole name matches is not quantised.
@@ -259,8 +264,10 @@ def build(
     if tensorrt:
         # Before minutes are spent on the bundle: is there a GPU to compile for at all?
         this_machine(resolve_device(backend, device))
-        untouched = settings == _AS_TRAINED and not any(
-            (output, val, imgsz, classes, roi, int8, fp16)
+        untouched = (
+            settings == _AS_TRAINED
+            and rewrite
+            and not any((output, val, imgsz, classes, roi, int8, fp16))
         )
         if untouched and is_bundle(checkpoint):
             if force or threads is not None:
@@ -278,10 +285,15 @@ def build(
     if with_pictures and validation is not None and not validation.labelled:
         raise UsageError("--with-pictures needs masks in --val: without them no case is the worst")
     choice = choose_backend(backend, device, ("openvino", "onnxruntime"), "the FP32 graph")
+    if is_bundle(checkpoint) and not rewrite:
+        raise UsageError(
+            f"{checkpoint.name} holds a graph that is exported already: for one without rewrites "
+            "build from the checkpoint"
+        )
     source: Source = (
         BundleSource(checkpoint, imgsz, settings)
         if is_bundle(checkpoint)
-        else CheckpointSource(checkpoint, imgsz, settings, progress)
+        else CheckpointSource(checkpoint, imgsz, settings, progress, rewrite=rewrite)
     )
     names = _class_names(classes, source)
     preprocess = dataclasses.replace(source.preprocess, roi=roi) if roi else source.preprocess
@@ -333,6 +345,7 @@ def build(
             parity=parity,
             calibration=next((part.calibration for part in made if part.calibration), None),
             decisions=(Decision("backend for the measurements", choice.why), *decisions),
+            rewrites=source.rewrites,
         )
         golden = golden_answers(folder, golden_input, Preprocessor(preprocess), choice, source)
         write_golden(folder, golden)

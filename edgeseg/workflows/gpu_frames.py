@@ -54,7 +54,7 @@ def frame_cases(torch: Any, size: str, *, device: str = "cuda") -> list[FrameCas
         input_size = InputSize(default.height_px, default.width_px)
         model = family.build(config).eval()
         _enliven(torch, model)
-        engine = copy.deepcopy(family.exportable(model, config, input_size).eval()).to(device)
+        engine = copy.deepcopy(family.exportable(model, config, input_size).module).to(device)
         readout = family.readout(config)
         views = family.preprocess(config, input_size).views
         name = f"{family.title} {size}"

@@ -62,6 +62,7 @@ def _bundle_rows(bundle: Bundle) -> Iterator[tuple[str, str]]:
             f"Dice of {score.variant} on {score.backend}",
             f"{score.dice:.4f} against {score.against}, {score.cases} cases",
         )
+    yield "exact rewrites", ", ".join(rewrite.name for rewrite in manifest.rewrites) or "none"
     for decision in manifest.decisions:
         yield decision.what, decision.why
     yield "checkpoint", f"{manifest.provenance.checkpoint} {manifest.provenance.checkpoint_sha256}"

@@ -21,7 +21,7 @@ from edgeseg.export.backbone_config import (
     read_backbone_config,
     spelling_of,
 )
-from edgeseg.export.family import Family, InputSize
+from edgeseg.export.family import Exportable, Family, InputSize
 from edgeseg.export.shapes import Shapes, check_shapes, with_prefix
 from edgeseg.spec import PreprocessSpec, ReadoutSpec, TensorSpec
 
@@ -85,6 +85,20 @@ class SegDinoModel(nn.Module):
         logits = self.get_submodule(self.head_name)(self.backbone(image))
         height_px, width_px = image.shape[-2:]
         return resize(logits, (height_px, width_px), align_corners=self.align_corners)
+
+
+class _TokenModel(nn.Module):
+    """A rewritten backbone, and a rewritten head on its tokens."""
+
+    def __init__(self, backbone: nn.Module, head: nn.Module, head_name: str) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.head_name = head_name
+        self.add_module(head_name, head)
+
+    def forward(self, image: Tensor) -> Tensor:
+        logits: Tensor = self.get_submodule(self.head_name)(self.backbone(image))
+        return logits
 
 
 class SegDinoFamily(Family[C], abc.ABC):
@@ -152,18 +166,52 @@ class SegDinoFamily(Family[C], abc.ABC):
             f"{self.head_name}.{key}": value.detach().cpu() for key, value in head.items()
         }
 
-    def exportable(self, model: nn.Module, config: C, size: InputSize) -> nn.Module:
-        """The static form of the backbone under the same head."""
-        from edgeseg.export.static_backbone import StaticBackbone
+    def exportable(
+        self, model: nn.Module, config: C, size: InputSize, *, rewrite: bool = True
+    ) -> Exportable:
+        """The static form of the backbone under the same head, or both rewritten."""
+        from edgeseg.export.rewrite.backbone import rewrite_transformer
+        from edgeseg.export.static_backbone import StaticBackbone, StaticTokens
 
-        return SegDinoModel(
-            StaticBackbone(
-                model.backbone, (size.height_px // PATCH_PX, size.width_px // PATCH_PX), size.batch
-            ),
-            model.get_submodule(self.head_name),
-            self.head_name,
-            align_corners=self.align_corners,
-        ).eval()
+        grid = (size.height_px // PATCH_PX, size.width_px // PATCH_PX)
+        head = model.get_submodule(self.head_name)
+        if not rewrite:
+            static = StaticBackbone(model.backbone, grid, size.batch)
+            plain = SegDinoModel(static, head, self.head_name, align_corners=self.align_corners)
+            return Exportable(plain.eval())
+        tokens = StaticTokens(model.backbone, grid)
+        applied = rewrite_transformer(tokens)
+        decoder = self.rewrite_head(
+            head, config, model.backbone.norm, grid, (size.height_px, size.width_px)
+        )
+        rewritten = _TokenModel(tokens, decoder.module, self.head_name)
+        return Exportable(rewritten.eval(), (*applied, *decoder.rewrites))
+
+    def rewrite_head(
+        self,
+        head: nn.Module,
+        config: C,
+        norm: nn.Module,
+        grid: tuple[int, int],
+        size_px: tuple[int, int],
+    ) -> Exportable:
+        """The head with the last resize, for one patch grid, in its cheapest exact form.
+
+        Args:
+            head: as built by `build_head`, with the checkpoint's weights, in any float type; it is
+                not changed.
+            config: the family's.
+            norm: the backbone's final LayerNorm; its affine part is left to the head.
+            grid: rows and columns of patches.
+            size_px: (height, width) of the logits.
+
+        Returns:
+            A module that takes one (N, rows * columns, width) of normalised tokens for each tap,
+            before the norm's affine part, and returns logits (N, classes, height, width).
+        """
+        from edgeseg.export.rewrite.plain_head import PlainHead
+
+        return Exportable(PlainHead(head, norm, grid, size_px, align_corners=self.align_corners))
 
     def check_size(self, config: C, size: InputSize) -> None:
         """Both sides must be multiples of the patch size."""

@@ -151,7 +151,7 @@ def _latency(result: BenchResult) -> str:
         "holds 1 is not beyond noise. Jitter is the mean difference of calls that follow each "
         "other.</p>"
     )
-    columns = ("candidate", *_COLUMNS, f"{own.name if own else 'edgeseg'} against it")
+    columns = ("candidate", *_COLUMNS, "edgeseg against it")
     return table(caption, columns, rows, frozenset(range(1, 10))) + intervals
 
 

@@ -157,7 +157,7 @@ def scatter(points: Sequence[Point], y_label: str) -> str:
             axes.plot(
                 [point.x],
                 [point.y],
-                _MARKERS[point.index % 8],
+                _marker(point.index),
                 color=series(point.index),
                 markersize=8,
                 markeredgecolor=PAGE,
@@ -186,7 +186,7 @@ def throughput(lines: Sequence[Line]) -> str:
                 line.x,
                 line.y,
                 _DASHES[line.index // 2 % 4],
-                marker=_MARKERS[line.index % 8],
+                marker=_marker(line.index),
                 color=series(line.index),
                 linewidth=1.6,
                 markersize=6,
@@ -323,6 +323,11 @@ def _strokes(axes: Any, x: Floats, low: Floats, high: Floats, colour: str) -> No
 
 def _numbered(one: Samples) -> list[tuple[int, Sequence[float]]]:
     return list(enumerate(one.rounds))
+
+
+def _marker(index: int) -> str:
+    """Colours repeat after eight: then with other markers."""
+    return _MARKERS[(index + index // 8) % len(_MARKERS)]
 
 
 def _drift(one: Samples) -> float:

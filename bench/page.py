@@ -9,15 +9,25 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from edgeseg._html import code, document, facts, figures, table, text
+from edgeseg._optional import require
 from edgeseg.bench import plots
 from edgeseg.bench.result import BenchResult, CandidateRecord, EndToEndRecord
 from edgeseg.bench.stats import summary_ms
 from edgeseg.bench.verdict import judge, measured, peers, reference
 
-__all__ = ["render_page"]
+__all__ = ["check_drawing", "render_page"]
 
 _NONE = "-"
 _COLUMNS = ("min", "mean", "p50", "p90", "p95", "p99", "p99.9", "max", "jitter")
+
+
+def check_drawing() -> None:
+    """Refuse before long work what `render_page` would refuse after it.
+
+    Raises:
+        MissingDependencyError: matplotlib is not installed.
+    """
+    require("matplotlib", "bench")
 
 
 def render_page(result: BenchResult) -> str:
@@ -34,6 +44,7 @@ def render_page(result: BenchResult) -> str:
         MissingDependencyError: matplotlib is not installed.
         UsageError: a candidate's latencies are not finite.
     """
+    check_drawing()
     return document(
         title=f"Benchmark of {result.subject}",
         lead=_lead(result),

@@ -12,7 +12,7 @@ import pytest
 from pages import Page
 
 from edgeseg.bench import plots
-from edgeseg.bench.page import render_page
+from edgeseg.bench.page import check_drawing, render_page
 from edgeseg.bench.result import AccuracyRecord, EnergyRecord, MachineRecord
 from edgeseg.errors import MissingDependencyError, UsageError
 
@@ -240,8 +240,9 @@ def test_the_same_result_gives_the_same_page_whatever_the_user_has_set(html):
 
 def test_a_missing_matplotlib_is_named_with_what_installs_it(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    with pytest.raises(MissingDependencyError, match=r"pip install 'edgeseg\[bench\]'"):
-        render_page(bench_results.full_result())
+    for attempt in (check_drawing, lambda: render_page(bench_results.full_result())):
+        with pytest.raises(MissingDependencyError, match=r"pip install 'edgeseg\[bench\]'"):
+            attempt()
 
 
 def test_long_runs_stay_small_and_keep_their_slowest_call():

@@ -22,6 +22,7 @@ from rich.table import Table
 
 from edgeseg import kernels
 from edgeseg.bench import kernel_command
+from edgeseg.bench.opencv_fusion import fused_probability
 from edgeseg.bench.timing import interleave
 from edgeseg.kernels import LibraryInfo, View
 from edgeseg.spec import Flip
@@ -30,7 +31,6 @@ __all__ = ["CASES", "Case", "Measurement", "main", "measure", "opencv_numpy"]
 
 _NAME = "edgeseg"
 _BASELINE = "OpenCV + numpy"
-_CV_FLIPS = {"h": 1, "v": 0, "hv": -1}
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -125,29 +125,8 @@ def opencv_numpy(
     views: Sequence[View], height_px: int, width_px: int, threshold: float = 0.5
 ) -> tuple[FloatArray, npt.NDArray[np.uint8]]:
     """Entropy-weighted probabilities and mask, as ``edgeseg.kernels.fuse_views`` returns them."""
-    channels = views[0].logits.shape[0]
-    weighted = np.zeros((channels, height_px, width_px), np.float32)
-    total = np.full((height_px, width_px), 1e-12, np.float32)
-    for view in views:
-        logits = np.empty((channels, height_px, width_px), np.float32)
-        for plane, target in zip(view.logits, logits, strict=True):
-            code = _CV_FLIPS.get(view.flip)
-            upright = plane if code is None else cv2.flip(plane, code)
-            cv2.resize(upright, (width_px, height_px), dst=target, interpolation=cv2.INTER_LINEAR)
-        if channels == 1:
-            p = 1.0 / (1.0 + np.exp(-logits))
-            q = np.clip(p, 1e-7, 1.0 - 1e-7)
-            entropy = -(q * np.log(q) + (1.0 - q) * np.log(1.0 - q))[0]
-        else:
-            p = np.exp(logits - logits.max(axis=0))
-            p /= p.sum(axis=0)
-            q = np.clip(p, 1e-7, 1.0)
-            entropy = -(q * np.log(q)).sum(axis=0)
-        weight = 1.0 - entropy / np.float32(np.log(max(channels, 2)))
-        weighted += weight * p
-        total += weight
-    weighted /= total
-    if channels == 1:
+    weighted = fused_probability(views, height_px, width_px)
+    if len(weighted) == 1:
         return weighted[0], (weighted[0] > threshold).astype(np.uint8)
     return weighted, weighted.argmax(axis=0).astype(np.uint8)
 

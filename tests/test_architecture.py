@@ -48,6 +48,7 @@ HOMES = {
     "nibabel": ("edgeseg.volume",),
     "PIL": ("edgeseg.bench",),
     "scipy": ("edgeseg.bench",),
+    "nncf": ("edgeseg.bench",),
     "matplotlib": ("edgeseg.bench",),
     "rich": ("edgeseg.cli", "edgeseg.bench"),
 }
@@ -272,14 +273,16 @@ def test_workflows_and_command_line_import_without_the_libraries_they_may_need()
     done = run_python(
         BLOCKER + "import importlib\nfor name in sys.argv[2].split(','):\n"
         "    importlib.import_module(name)\n",
-        "torch,torchvision,timm,onnx,onnxscript,triton,modelopt,openvino,onnxruntime,av,rich",
+        "torch,torchvision,timm,onnx,onnxscript,triton,modelopt,openvino,onnxruntime,av,rich,nncf,"
+        "matplotlib",
         ",".join(names),
     )
     assert done.returncode == 0, done.stderr
 
 
 HEAVY = (
-    "torch,timm,onnx,onnxscript,triton,modelopt,openvino,onnxruntime,av,cv2,numpy,rich,scipy,PIL"
+    "torch,timm,onnx,onnxscript,triton,modelopt,openvino,onnxruntime,av,cv2,numpy,rich,scipy,PIL,"
+    "nncf,matplotlib"
 )
 
 

@@ -193,6 +193,7 @@ class BenchResult:
         stages_ms: of edgeseg's frame: ``preprocess``, ``inference``, ``readout``, ``total``; each
             with the summary of ``edgeseg.bench.stats``.
         blocks: of the profile, as ``BlockTable.record``; None if not asked for.
+        frame_path: over a GPU, as ``FrameRate.record``; None where the engine works on the host.
     """
 
     schema_version: int
@@ -210,6 +211,7 @@ class BenchResult:
     stages_ms: Mapping[str, Mapping[str, float]]
     limits: LimitsRecord | None = None
     blocks: Mapping[str, Any] | None = None
+    frame_path: Mapping[str, Any] | None = None
     end_to_end: EndToEndRecord | None = None
     notes: tuple[str, ...] = ()
     """What a reader has to know: what was left out, and why."""

@@ -96,6 +96,8 @@ def remarks(result: BenchResult) -> list[str]:
             f"end to end, {result.end_to_end.video}: age of a drawn frame p50 {age['p50']:.1f} ms, "
             f"p99 {age['p99']:.1f} ms, {result.end_to_end.fps:.1f} frames/s"
         )
+    missing = [one for one in result.candidates if one.unavailable is not None]
+    lines += [f"{one.name}: not measured: {one.unavailable}" for one in missing]
     return [*lines, *result.notes]
 
 

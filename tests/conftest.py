@@ -33,6 +33,22 @@ def host(tmp_path_factory: pytest.TempPathFactory) -> CudaLibrary:
     return cuda_host.compile_kernels(tmp_path_factory.mktemp("cuda"))
 
 
+@pytest.fixture
+def quick_bench(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Benchmarks without what takes long and is tested by itself: rates, and other processes."""
+    from edgeseg.bench.result import LimitsRecord
+    from edgeseg.workflows import _bench_measure, _bench_run
+    from edgeseg.workflows._bench_child import ChildFigures
+
+    limits = LimitsRecord({"int8": 400.0, "bf16": 200.0, "fp32": 100.0}, 10.0, 1, "made up")
+    monkeypatch.setattr(_bench_run, "measure_limits", lambda threads, progress: limits)
+    monkeypatch.setattr(
+        _bench_run, "measure_child", lambda name, spec, tensors: ChildFigures(250.0, 100.0)
+    )
+    monkeypatch.setattr(_bench_measure, "THROUGHPUT_S", 0.01)
+    monkeypatch.setattr(_bench_measure, "ENERGY_S", 0.01)
+
+
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A checkpoint and its graph for each layout; nobody changes them."""

@@ -36,10 +36,10 @@ from edgeseg.bench.blocks import (
     nodes_in,
 )
 from edgeseg.bench.profile import merge
+from edgeseg.bench.result import read_result
 from edgeseg.calib import FP16_MODES, collect_ranges, quantize, to_fp16
 from edgeseg.cli import main
 from edgeseg.errors import UsageError
-from edgeseg.workflows import benchmark as benchmark_module
 
 TRANSFORMER_BLOCKS = {layout: HYPER[layout].get("depth", 4) for layout in LAYOUTS}
 WEIGHT_BLOCKS = (
@@ -354,31 +354,26 @@ def test_the_table_sums_layers_and_stages() -> None:
     assert faster.remarks() != table.remarks() and "1.00 ms profiled" in faster.remarks()[0]
 
 
-@pytest.fixture
-def hasty(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Throughput is measured for seconds, which nothing here looks at."""
-    monkeypatch.setattr(benchmark_module, "throughput_fps", lambda call, parallel: 1.0)
-
-
-@pytest.mark.usefixtures("hasty")
+@pytest.mark.usefixtures("quick_bench")
 @pytest.mark.parametrize("backend", available_backends())
 def test_bench_profiles(backend: str, tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
-    bundle, file = tiny_bundle(tmp_path / "tiny.edgeseg"), tmp_path / "bench.json"
-    arguments = ["bench", str(bundle), "--backend", backend, "--rounds", "1", "--no-baseline"]
-    arguments += ["--frame", "60x80", "--threads", "1", "--json", str(file), "--profile"]
+    bundle, folder = tiny_bundle(tmp_path / "tiny.edgeseg"), tmp_path / "bench"
+    arguments = ["bench", str(bundle), "--backend", backend, "--rounds", "3", "-o", str(folder)]
+    arguments += ["--frame", "60x80", "--threads", "1", "--profile"]
     assert main(arguments) == 0
     shown = capsys.readouterr().out
-    record = json.loads(file.read_text())
-    found = {block["block"]: block for block in record["blocks"]["blocks"]}
+    result = read_result(folder / "result.json")
+    assert result.blocks is not None
+    found = {block["block"]: block for block in result.blocks["blocks"]}
     assert set(found) <= set(BLOCKS) and PREPROCESSING in found and POSTPROCESSING in found
     assert sum(block["share"] for block in found.values()) == pytest.approx(1.0)
     assert all(name in shown for name in found)
-    assert f"{record['blocks']['unprofiled_inference_ms']:.2f} ms unprofiled" in shown
-    assert record["blocks"]["unprofiled_inference_ms"] == record["stages_ms"]["inference"]["p50"]
+    assert f"{result.blocks['unprofiled_inference_ms']:.2f} ms unprofiled" in shown
+    assert result.blocks["unprofiled_inference_ms"] == result.stages_ms["inference"]["p50"]
 
 
-@pytest.mark.usefixtures("hasty")
+@pytest.mark.usefixtures("quick_bench")
 def test_a_benchmark_without_profile_has_no_blocks(tmp_path: Path) -> None:
     bundle = tiny_bundle(tmp_path / "tiny.edgeseg")
-    report = benchmark(bundle, rounds=1, baseline=False, threads=1, frame_hw_px=(60, 80))
-    assert report.blocks is None and report.record()["blocks"] is None
+    report = benchmark(bundle, rounds=3, threads=1, frame_hw_px=(60, 80))
+    assert report.blocks is None and report.result.blocks is None

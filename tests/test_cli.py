@@ -1,6 +1,5 @@
 """The command line: exit codes, one-line errors, and what the verbs show and write."""
 
-import json
 import subprocess
 import sys
 from pathlib import Path
@@ -93,21 +92,6 @@ def test_inspect_describes_a_bundle(bundle: Path, capsys: pytest.CaptureFixture)
     assert main(["inspect", str(bundle)]) == 0
     shown = capsys.readouterr().out
     assert "segdino_v2" in shown and "32x48" in shown and "tiny.pth" in shown
-
-
-def test_bench_compares_with_onnx_runtime(
-    bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture
-) -> None:
-    pytest.importorskip("onnxruntime")
-    arguments = ["--rounds", "1", "--frame", "64x96", "--threads", "1"]
-    arguments += ["--json", str(tmp_path / "figures.json")]
-    assert main(["bench", str(bundle), *arguments]) == 0
-    figures = json.loads((tmp_path / "figures.json").read_text())
-    assert figures["engine"]["threads"] == 1 and figures["frame_hw_px"] == [64, 96]
-    ratio = figures["onnxruntime_fp32_ms"]["p50"] / figures["stages_ms"]["inference"]["p50"]
-    assert figures["times_as_fast_as_onnxruntime_fp32"] == pytest.approx(ratio)
-    shown = capsys.readouterr().out
-    assert "ONNX Runtime FP32" in shown and "throughput" in shown and "readout" in shown
 
 
 def test_sizes() -> None:

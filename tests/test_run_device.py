@@ -30,8 +30,8 @@ from edgeseg.overlay import Overlay, default_colours
 from edgeseg.settings import Settings
 from edgeseg.temporal import TemporalSmoother
 from edgeseg.video import open_source
-from edgeseg.workflows import _route
-from edgeseg.workflows import benchmark as benchmark_module
+from edgeseg.workflows import _bench_measure, _route
+from edgeseg.workflows.benchmark import benchmark
 
 OpenDevice = Callable[..., FakeRuntime]
 
@@ -66,7 +66,7 @@ def on_device(monkeypatch: pytest.MonkeyPatch, host: CudaLibrary) -> OpenDevice:
 
         monkeypatch.setattr(models, "open", open_model)
         monkeypatch.setattr(cuda, "unavailable_reason", lambda: None)
-        for module in (_route, benchmark_module):
+        for module in (_route, _bench_measure):
             monkeypatch.setattr(
                 module,
                 "open_frame_path",
@@ -224,6 +224,7 @@ def test_a_model_on_the_host_has_no_frame_path(bundle: Path) -> None:
         open_frame_path(model, (96, 160))
 
 
+@pytest.mark.usefixtures("quick_bench")
 @pytest.mark.parametrize("time_constant_ms", [0.0, 60.0])
 def test_a_benchmark_tells_what_the_frame_path_reaches(
     bundle: Path, on_device: OpenDevice, monkeypatch: pytest.MonkeyPatch, time_constant_ms: float
@@ -233,11 +234,10 @@ def test_a_benchmark_tells_what_the_frame_path_reaches(
     monkeypatch.setattr(models, "open", lambda *a, **k: original(*a, **k, settings=smoothing))
     monkeypatch.setattr(edgeseg, "open", models.open)
     runtime = on_device(FakeRuntime(1))
-    monkeypatch.setattr(benchmark_module, "throughput_fps", lambda call, parallel: 1.0)
-    report = benchmark_module.benchmark(bundle, frame_hw_px=(48, 64), rounds=1, baseline=False)
+    report = benchmark(bundle, frame_hw_px=(48, 64), rounds=3)
     assert report.no_frame_path is None and report.frame_path is not None
     assert report.frame_path.frames_per_s > 0 and "as CUDA graphs" in report.frame_path.how
     steps = ["preprocess", "inference", "fuse", "decide", "draw"]
     assert [*report.frame_path.steps_ms] == [s for s in steps if s != "fuse" or time_constant_ms]
-    assert report.record()["frame_path"]["steps_ms"] == report.frame_path.steps_ms
+    assert report.result.frame_path == report.frame_path.record()
     runtime.assert_clean()

@@ -216,6 +216,7 @@ class Bench:
             stages_ms=stages,
             limits=limits,
             blocks=blocks.record() if blocks is not None else None,
+            frame_path=frame_path.record() if frame_path is not None else None,
             end_to_end=end_to_end,
             notes=tuple(self._notes),
         )

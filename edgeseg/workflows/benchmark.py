@@ -18,6 +18,7 @@ from edgeseg.bench.result import BenchResult, read_result, write_result
 from edgeseg.bench.rounds import MIN_ROUNDS
 from edgeseg.errors import OutputError, UsageError
 from edgeseg.spec import Precision
+from edgeseg.video import open_source
 from edgeseg.video.source import media_kind
 from edgeseg.workflows._bench_child import EngineSpec
 from edgeseg.workflows._bench_measure import Effort
@@ -105,8 +106,8 @@ def benchmark(
     if folder is not None:
         _check_folder(folder, force=force)
     video = None if end_to_end is None else Path(end_to_end)
-    if video is not None and media_kind(video) != "video":
-        raise UsageError(f"--end-to-end needs a video, and {video} is none")
+    if video is not None:
+        _check_video(video)
     validation = None if val is None else Validation.open(val)
     frame = synthetic.golden_frames(1, *frame_hw_px)[0]
     started = datetime.datetime.now(datetime.timezone.utc)
@@ -169,6 +170,14 @@ def _effort(rounds: int | None, duration_s: float | None) -> Effort:
     if duration_s is not None and not 0.0 < duration_s < float("inf"):
         raise UsageError(f"the duration must be a positive number of seconds, got {duration_s}")
     return Effort(rounds if rounds or duration_s else DEFAULT_ROUNDS, duration_s)
+
+
+def _check_video(path: Path) -> None:
+    """Refuse what is no video, or cannot be read, before anything is measured."""
+    if media_kind(path) != "video":
+        raise UsageError(f"--end-to-end needs a video, and {path} is none")
+    with open_source(path):
+        pass
 
 
 def _check_folder(folder: Path, *, force: bool) -> None:

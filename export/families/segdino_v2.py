@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from edgeseg.export.backbone_config import BackboneConfig
 from edgeseg.export.families._segdino import Norm, SegDinoFamily, make_norm, norm_kind, resize
+from edgeseg.export.family import Exportable
 from edgeseg.export.shapes import Shapes, dimensions
 
 __all__ = ["FAMILY", "SegDinoV2", "SegDinoV2Config"]
@@ -107,6 +108,19 @@ class SegDinoV2(SegDinoFamily[SegDinoV2Config]):
     def build_head(self, config: SegDinoV2Config) -> nn.Module:
         """The decoder, its parameters named as in the checkpoint."""
         return _Decoder(config.backbone.width, config.decoder_channels, config.classes, config.norm)
+
+    def rewrite_head(
+        self,
+        head: nn.Module,
+        config: SegDinoV2Config,
+        norm: nn.Module,
+        grid: tuple[int, int],
+        size_px: tuple[int, int],
+    ) -> Exportable:
+        """Channels mixed on the tokens; see ``edgeseg.export.rewrite.segdino_v2``."""
+        from edgeseg.export.rewrite.segdino_v2 import rewrite_decoder
+
+        return rewrite_decoder(head, norm, grid, size_px)
 
 
 FAMILY = SegDinoV2()

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from edgeseg.export.backbone_config import BackboneConfig
 from edgeseg.export.families._segdino import Norm, SegDinoFamily, make_norm, norm_kind, resize
+from edgeseg.export.family import Exportable
 from edgeseg.export.shapes import Shapes, dimensions
 
 __all__ = ["FAMILY", "SegDinoV2First", "SegDinoV2FirstConfig"]
@@ -89,6 +90,19 @@ class SegDinoV2First(SegDinoFamily[SegDinoV2FirstConfig]):
     def build_head(self, config: SegDinoV2FirstConfig) -> nn.Module:
         """The decoder, as wide as the backbone."""
         return _Head(config.backbone.width, config.classes, config.norm)
+
+    def rewrite_head(
+        self,
+        head: nn.Module,
+        config: SegDinoV2FirstConfig,
+        norm: nn.Module,
+        grid: tuple[int, int],
+        size_px: tuple[int, int],
+    ) -> Exportable:
+        """Transposed convolutions as products; see ``edgeseg.export.rewrite.segdino_v2_first``."""
+        from edgeseg.export.rewrite.segdino_v2_first import rewrite_head
+
+        return rewrite_head(head, norm, grid, size_px)
 
 
 FAMILY = SegDinoV2First()

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["reference_features", "reference_logits"]
+__all__ = ["reference_features", "reference_head", "reference_logits"]
 
 State = dict[str, Tensor]
 
@@ -26,6 +26,11 @@ def reference_logits(layout: str, state: State, image: Tensor, heads: int) -> Te
     if layout == "dino_mvr":
         return _mvr(weights, image.double(), heads)
     maps = reference_features(weights, image.double(), heads)
+    return reference_head(layout, weights, maps, image.shape[-2:])
+
+
+def reference_head(layout: str, weights: State, maps: list[Tensor], size: torch.Size) -> Tensor:
+    """Logits (N, C, H, W) of SegDINO's four float64 maps, resized to ``size``."""
     decode = {
         "segdino_v1": _v1,
         "segdino_v1_old": _v1,
@@ -33,8 +38,7 @@ def reference_logits(layout: str, state: State, image: Tensor, heads: int) -> Te
         "segdino_v2": _v2,
         "segdino_v2_first": _v2_first,
     }[layout]
-    logits = decode(weights, maps)
-    return _bilinear(logits, image.shape[-2:], align_corners=layout != "segdino_v2")
+    return _bilinear(decode(weights, maps), size, align_corners=layout != "segdino_v2")
 
 
 def reference_features(

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from edgeseg.export.backbone_config import BackboneConfig
 from edgeseg.export.families._segdino import SegDinoFamily, resize
+from edgeseg.export.family import Exportable
 from edgeseg.export.shapes import Shapes, dimensions
 
 __all__ = ["FAMILY", "SegDinoV1", "SegDinoV1Config"]
@@ -99,6 +100,19 @@ class SegDinoV1(SegDinoFamily[SegDinoV1Config]):
     def build_head(self, config: SegDinoV1Config) -> nn.Module:
         """The head, its parameters named as in the checkpoint."""
         return _Head(config)
+
+    def rewrite_head(
+        self,
+        head: nn.Module,
+        config: SegDinoV1Config,
+        norm: nn.Module,
+        grid: tuple[int, int],
+        size_px: tuple[int, int],
+    ) -> Exportable:
+        """Collapsed: the head is one linear map."""
+        from edgeseg.export.rewrite.segdino_v1 import collapse_head
+
+        return collapse_head(head, norm, grid, size_px)
 
 
 FAMILY = SegDinoV1()

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from edgeseg.export.backbone_config import BackboneConfig
 from edgeseg.export.families._segdino import SegDinoFamily, resize
+from edgeseg.export.family import Exportable
 from edgeseg.export.shapes import Shapes, dimensions
 
 __all__ = ["FAMILY", "SegDinoV1Fine", "SegDinoV1FineConfig"]
@@ -146,6 +147,19 @@ class SegDinoV1Fine(SegDinoFamily[SegDinoV1FineConfig]):
     def build_head(self, config: SegDinoV1FineConfig) -> nn.Module:
         """The head, its parameters named as in the checkpoint."""
         return _Head(config)
+
+    def rewrite_head(
+        self,
+        head: nn.Module,
+        config: SegDinoV1FineConfig,
+        norm: nn.Module,
+        grid: tuple[int, int],
+        size_px: tuple[int, int],
+    ) -> Exportable:
+        """Linear layers before the RefineNet blocks composed, channels mixed at fewer pixels."""
+        from edgeseg.export.rewrite.segdino_v1_fine import rewrite_fine_head
+
+        return rewrite_fine_head(head, norm, grid, size_px)
 
 
 FAMILY = SegDinoV1Fine()

@@ -18,12 +18,14 @@ class EngineCandidate(Candidate):
 
     Attributes:
         model: closed with the candidate.
+        backend: the library.
     """
 
     def __init__(self, model: Model) -> None:
         info = model.engine.info
         self.model = model
         self.name = f"edgeseg {model.variant.precision}"
+        self.backend = info.backend
         self.version = f"{info.backend} {info.version}"
         self.how = (
             f"edgeseg.open: {model.variant.file} of the bundle on {info.backend}, "

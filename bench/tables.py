@@ -90,6 +90,14 @@ def remarks(result: BenchResult) -> list[str]:
             f"the machine: {rates} billion operations/s, copies "
             f"{result.limits.bandwidth_gib_s:.1f} GiB/s ({result.limits.how})"
         )
+    states = {
+        "governor": result.machine.governor,
+        "power mode": result.machine.power_mode,
+        "throttling": result.machine.throttling,
+    }
+    told = [f"{name} {state}" for name, state in states.items() if state is not None]
+    if told:
+        lines.append(f"the machine's state: {', '.join(told)}")
     if result.end_to_end is not None:
         age = summary_ms([result.end_to_end.samples_ms])
         lines.append(

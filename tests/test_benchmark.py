@@ -319,6 +319,7 @@ def test_what_cannot_be_meant_is_refused(bundle: Path, arguments: dict, words: s
         ({"backend": "tensorrt"}, UsageError, "compile it first"),
         ({"precisions": ("int8",)}, CalibrationError, "INT8 needs --data"),
         ({"vs": ("nncf",)}, CalibrationError, "nncf needs --data"),
+        ({"data": "calib", "precisions": ("fp32",)}, UsageError, "add --precision int8"),
     ],
 )
 def test_of_a_checkpoint_too(tmp_path: Path, arguments: dict, error: type, words: str) -> None:
@@ -395,6 +396,8 @@ def test_a_folder_of_something_else_is_not_replaced(bundle: Path, tmp_path: Path
 def test_missing_sources_and_data_are_named(bundle: Path, tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"none\.edgeseg does not exist"):
         benchmark(tmp_path / "none.edgeseg", **QUICK)
+    with pytest.raises(UsageError, match=r"pass --checkpoint with .*none\.edgeseg"):
+        benchmark(tmp_path / "none.edgeseg", **QUICK, vs=("openvino",))
     with pytest.raises(DataError, match="none"):
         benchmark(bundle, **QUICK, val=tmp_path / "none")
 

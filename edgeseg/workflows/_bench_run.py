@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -39,7 +39,6 @@ from edgeseg.workflows._bench_bound import bound_of, graph_of, size_mib
 from edgeseg.workflows._bench_child import (
     ChildFigures,
     EngineSpec,
-    Spec,
     measure_child,
     open_spec,
 )
@@ -107,12 +106,12 @@ class Bench:
         self._frame = frame
         self._effort = effort
         self._progress = progress
-        self._specs: dict[str, Spec] = {}
+        self._specs: dict[str, EngineSpec | CandidateSpec] = {}
         self._candidates: list[Candidate] = []
         self._peers: list[CandidateSpec] = []
         self._notes = list(subject.notes)
 
-    def open(self, spec: Spec) -> None:
+    def open(self, spec: EngineSpec | CandidateSpec) -> None:
         """Open one more candidate; they are closed with the stack."""
         candidate = self._stack.enter_context(open_spec(spec))
         self._candidates.append(candidate)
@@ -247,16 +246,26 @@ class Bench:
         found = {}
         for done, one in enumerate(self._candidates):
             self._progress("throughput", done, len(self._candidates))
-            spec = self._specs[one.name]
-            several = (
-                spec.open(hint="throughput")
-                if isinstance(spec, EngineSpec)
-                else open_spec(dataclasses.replace(spec, hint="throughput"))
-            )
-            with several:
+            with self._several(one) as several:
                 found[one.name] = measure_throughput(one, several, tensors)
         self._progress("throughput", len(self._candidates), len(self._candidates))
         return found
+
+    @contextlib.contextmanager
+    def _several(self, candidate: Candidate) -> Iterator[Candidate]:
+        """The same candidate, opened for several requests at once."""
+        spec = self._specs[candidate.name]
+        if isinstance(candidate, EngineCandidate) and candidate.backend == "tensorrt":
+            # It takes one request at a time, and a second engine may not fit beside the first.
+            yield candidate
+            return
+        more = (
+            spec.open(hint="throughput")
+            if isinstance(spec, EngineSpec)
+            else open_spec(dataclasses.replace(spec, hint="throughput"))
+        )
+        with more:
+            yield more
 
     def _frame_path(self) -> tuple[FrameRate | None, str | None]:
         rate, reason = frame_path_rate(self._own.model, self._frame)

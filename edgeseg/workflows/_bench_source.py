@@ -55,7 +55,7 @@ def check_arguments(
         raise UsageError(f"--vs compares on the CPU, so it cannot be used with --device {device}")
     if vs and backend == "tensorrt":
         raise UsageError("--vs compares on the CPU, so it cannot be used with --backend tensorrt")
-    if is_bundle(source):
+    if _names_bundle(source):
         if vs and checkpoint is None:
             raise UsageError(
                 f"--vs builds its peers from the checkpoint: pass --checkpoint with the file that "
@@ -80,6 +80,10 @@ def check_arguments(
             raise CalibrationError(
                 "INT8 needs --data, a folder of pictures or videos to calibrate on"
             )
+        if data is not None and precisions and not ("int8" in precisions or "nncf" in vs):
+            raise UsageError(
+                "--data only means something for INT8 or --vs nncf: add --precision int8"
+            )
     if "nncf" in vs and data is None:
         raise CalibrationError(
             "--vs nncf needs --data, a folder of pictures or videos to calibrate on"
@@ -103,7 +107,7 @@ def open_subject(
 
     Args:
         source: a bundle, or a checkpoint, which is built into ``folder``: with INT8 if there is
-            ``data``, with FP16 if that is among ``precisions``.
+            ``data`` and no other precision is asked for, with FP16 if that is among ``precisions``.
         folder: for temporary files.
         checkpoint: that a bundle was made of.
         data: calibration data.
@@ -120,7 +124,7 @@ def open_subject(
         from edgeseg.calib.frames import check_apart
 
         check_apart(data, val)
-    if is_bundle(source) or source.is_dir() or source.name.endswith(SUFFIX):
+    if _names_bundle(source):
         bundle = read_bundle(source)
         if val is not None:
             _check_unseen(bundle, val)
@@ -130,7 +134,7 @@ def open_subject(
     report = build(
         source,
         output=folder / f"{source.stem}{SUFFIX}",
-        int8=data is not None,
+        int8=data is not None and (not precisions or "int8" in precisions),
         fp16=any(name.startswith("fp16") for name in precisions),
         data=data,
         threads=threads,
@@ -138,6 +142,11 @@ def open_subject(
     )
     note = f"{source.name} was built into a bundle for this measurement"
     return Subject(source.name, read_bundle(report.path), source, (note,))
+
+
+def _names_bundle(source: Path) -> bool:
+    """Whether a bundle is meant, be it there or not."""
+    return is_bundle(source) or source.is_dir() or source.name.endswith(SUFFIX)
 
 
 def _check_unseen(bundle: Bundle, val: Path) -> None:

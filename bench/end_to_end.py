@@ -197,7 +197,9 @@ def _stages(
     if source.size is None or model_unavailable_reason(model) is not None:
 
         def on_host(draw: Draw) -> tuple[Stage, ...]:
-            return frame_stages(model, draw, parallel=model.engine.parallel, smoother=smoother())
+            return frame_stages(
+                model.bound_stages(), draw, parallel=model.engine.parallel, smoother=smoother()
+            )
 
         def drawn(frame: Frame, result: Any) -> Picture:
             # The frame was decoded for this measurement and belongs to nobody else.

@@ -26,9 +26,9 @@ from edgeseg.export.families._mvr_config import (
     with_views,
 )
 from edgeseg.export.families._mvr_model import DinoMvrModel, Probes, probe_taps
-from edgeseg.export.family import Family, InputSize
+from edgeseg.export.family import Exportable, Family, InputSize
 from edgeseg.export.shapes import Shapes, check_shapes, dimensions, with_prefix
-from edgeseg.spec import Flip, PreprocessSpec, ReadoutSpec, TensorSpec
+from edgeseg.spec import AppliedRewrite, Flip, PreprocessSpec, ReadoutSpec, TensorSpec
 
 __all__ = ["FAMILY", "DinoMvr", "DinoMvrConfig", "DinoMvrModel", "Probes", "probe_taps"]
 
@@ -47,6 +47,10 @@ class _View(nn.Module):
 
     def forward(self, image: Tensor) -> Tensor:
         logits = self.probes(self.backbone(image))
+        channels = logits.shape[2]
+        if channels == 1:
+            # The same order of values; the graph is spared a transposition.
+            return logits.reshape(len(logits), 1, *self.grid)
         return logits.transpose(1, 2).unflatten(2, self.grid)
 
 
@@ -156,19 +160,32 @@ class DinoMvr(Family[DinoMvrConfig]):
             for key, value in model.probes.state_dict().items()
         }
 
-    def exportable(self, model: nn.Module, config: DinoMvrConfig, size: InputSize) -> nn.Module:
-        """One static backbone for each resolution, over the same parameters."""
+    def exportable(
+        self, model: nn.Module, config: DinoMvrConfig, size: InputSize, *, rewrite: bool = True
+    ) -> Exportable:
+        """One static backbone for each resolution, over the same parameters.
+
+        Weights are rewritten before the first is copied, so that they stay shared.
+        """
+        from edgeseg.export.rewrite.backbone import rewrite_transformer
+        from edgeseg.export.rewrite.dino_mvr import fold_probes
         from edgeseg.export.static_backbone import StaticTokens, twin
 
         grids = [(view.height_px // PATCH_PX, view.width_px // PATCH_PX) for view in config.views]
         first = StaticTokens(model.backbone, grids[0])
+        probes = Exportable(model.probes)
+        applied: tuple[AppliedRewrite, ...] = ()
+        if rewrite:
+            applied = rewrite_transformer(first)
+            probes = fold_probes(model.probes, model.backbone.norm)
         backbones = [first, *(first.for_grid(model.backbone, grid) for grid in grids[1:])]
-        return _Views(
+        views = _Views(
             [
-                _View(backbone, twin(model.probes), grid)
+                _View(backbone, twin(probes.module), grid)
                 for backbone, grid in zip(backbones, grids, strict=True)
             ]
-        ).eval()
+        )
+        return Exportable(views.eval(), (*applied, *probes.rewrites))
 
     def check_size(self, config: DinoMvrConfig, size: InputSize) -> None:
         """The size is that of the largest view; a frame is one call."""

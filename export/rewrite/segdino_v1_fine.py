@@ -211,11 +211,6 @@ def _records(
                 joined.extend(full[layers[position][0]] for position in group)
     records = [
         AppliedRewrite(
-            "norm-affine-into-readers",
-            ("backbone.norm", "head.projects.*"),
-            "scale and shift of the final norm become part of the product that reads it",
-        ),
-        AppliedRewrite(
             "channels-mixed-before-resampling",
             tuple(f"head.scratch.refinenet{number}.out_conv" for number in range(1, 5)),
             "a 1x1 convolution behind bilinear resampling stands before it, on fewer pixels",
@@ -228,7 +223,7 @@ def _records(
     ]
     if joined:
         records.insert(
-            1,
+            0,
             AppliedRewrite(
                 "linear-layers-composed",
                 tuple(joined),

@@ -9,7 +9,7 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-__all__ = ["Processors", "processors", "usable_processors"]
+__all__ = ["Processors", "busy_s", "processors", "usable_processors"]
 
 ROOT = Path("/")
 
@@ -44,6 +44,25 @@ def processors(root: Path = ROOT) -> Processors:
     # Intel's hybrid processors have this file, others do not.
     efficient = _ranges(_read(root / "sys/devices/cpu_atom/cpus"))
     return Processors(numbers, len(cores), tuple(n for n in numbers if n in efficient))
+
+
+def busy_s(numbers: tuple[int, ...], root: Path = ROOT) -> float | None:
+    """Seconds since the start of the system in which these processors had work, summed up.
+
+    What a hypervisor gave to others counts as work. None where the system does not tell.
+    """
+    ticks = 0
+    found = 0
+    for line in _read(root / "proc/stat").splitlines():
+        name, *fields = line.split()
+        if not (name.startswith("cpu") and name[3:].isdecimal() and int(name[3:]) in numbers):
+            continue
+        user, nice, system, _idle, _iowait, *others = (int(field) for field in fields[:8])
+        ticks += user + nice + system + sum(others)
+        found += 1
+    if found < len(numbers):
+        return None
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _siblings(root: Path, number: int) -> str:

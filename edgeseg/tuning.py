@@ -29,7 +29,7 @@ from edgeseg._cache import cache_folder, cache_root
 from edgeseg._files import atomic_file
 from edgeseg._linux import cpu_quota
 from edgeseg._machine import cpu_name
-from edgeseg._processors import processors
+from edgeseg._processors import busy_s, processors, usable_processors
 from edgeseg.backends import (
     Engine,
     EngineOptions,
@@ -69,6 +69,8 @@ _MOST_ROUNDS = 500
 _HOPELESS_ROUNDS, _HOPELESS = 3, 1.25
 """After so many rounds a candidate this many times as slow is not followed any further."""
 _WARM_UPS = 2
+_MOST_OTHERS = 0.2
+"""Beyond this share of the processors' time for other programs nothing is concluded."""
 
 Open = Callable[[Path, BackendName, EngineOptions], Engine]
 
@@ -247,6 +249,7 @@ def tune(
     budget_s: float = 2.0,
     machine: Machine | None = None,
     clock: Callable[[], float] = time.perf_counter,
+    others_s: Callable[[], float | None] | None = None,
     open_engine: Open = open_engine,
 ) -> Tuned:
     """Calibrate, and keep the answer in the cache; an earlier one is replaced.
@@ -256,12 +259,17 @@ def tune(
     and it was faster in nine of ten rounds; the best of those is the answer. Otherwise it is the
     default, which is kept as well.
 
+    Where other programs take more than a fifth of the processors' time meanwhile, it is the default
+    too, and nothing is kept: what is best beside them is not what is best without them.
+
     Args:
         subject: what ``Model.tuning_subject`` says.
         budget_s: time for the rounds of all candidates together. Slow graphs take longer, since
             ten rounds each are the least; opening the engines comes on top.
         machine: where; None for this one.
         clock: seconds.
+        others_s: seconds that other programs have worked on the processors; None in place of a
+            number: nobody knows. None for what the system says.
         open_engine: opens them.
 
     Raises:
@@ -271,6 +279,8 @@ def tune(
     here = machine or this_machine()
     key = _key(subject, here)
     cache_folder(_KIND)
+    others_s = others_s or _others_s
+    start, busy = clock(), others_s()
     best, rounds, tried = None, 0, 0
     with _Contender(open_engine(subject.file, subject.backend, subject.options)) as default:
         ways = candidates(subject.backend, subject.options.hint, default.engine.info.threads, here)
@@ -297,13 +307,34 @@ def tune(
                 continue
             if best is None or ratio < best[1]:
                 best = way, ratio, len(ratios)
+    share = _share(busy, others_s(), (clock() - start) * len(here.processors))
+    if tried and share > _MOST_OTHERS:
+        why = f"the library's default: other programs took {share:.0%} of the processors meanwhile"
+        return Tuned(LIBRARY_DEFAULT, 1.0, rounds, why)
     tuned = _conclude(best, tried, rounds)
     with atomic_file(key.file) as path:
         path.write_text(json.dumps(to_json(_Record(key, tuned)), indent=2) + "\n", encoding="utf-8")
     return tuned
 
 
+def _others_s() -> float | None:
+    """Seconds that others have worked on the processors that this process may use."""
+    busy = busy_s(usable_processors())
+    return None if busy is None else busy - time.process_time()
+
+
+def _share(before_s: float | None, after_s: float | None, available_s: float) -> float:
+    """Of the processors' time, what others took; 0 where nobody knows."""
+    if before_s is None or after_s is None or available_s <= 0.0:
+        return 0.0
+    return max(0.0, after_s - before_s) / available_s
+
+
 def _conclude(best: tuple[Placing, float, int] | None, tried: int, rounds: int) -> Tuned:
+    if not tried:
+        return Tuned(
+            LIBRARY_DEFAULT, 1.0, rounds, "the library's default: there is no other way here"
+        )
     if best is None:
         why = (
             f"the library's default: none of {tried} other ways was {_GAIN:.0%} faster in "

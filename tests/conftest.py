@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,14 @@ if TYPE_CHECKING:
     from edgeseg.kernels._cuda_library import CudaLibrary
 
 DEMO_CHECKPOINT = Path(__file__).parents[1] / "edgeseg" / "assets" / "segdino_v2_demo.pth"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Keeps what this machine's cache holds out of the tests, and the tests out of the cache."""
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setenv("EDGESEG_CACHE", str(tmp_path_factory.mktemp("cache") / "edgeseg"))
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import json
 import math
+import random
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -14,6 +17,7 @@ import pytest
 from builders import IMAGENET_MEAN, IMAGENET_STD, tiny_bundle, tiny_manifest, tiny_weights
 from PIL import Image
 
+import edgeseg
 from edgeseg.dataset import DataFolder
 from edgeseg.errors import BackendError, DataError, InputError, OutputError, UsageError
 from edgeseg.metrics import Score, evaluate_mask
@@ -222,6 +226,40 @@ def test_logits_that_are_not_finite_are_an_error_and_no_score(bad, data):
     cases = DataFolder.open(data, masks="required").cases
     with pytest.raises(BackendError, match="not finite"):
         score_cases(stand_in(tiny_manifest(), values), cases)
+
+
+@pytest.mark.parametrize("at", ["model", "native"])
+def test_cases_in_flight_come_out_in_order_with_their_own_scores(bundle, data, at):
+    rng = random.Random(0)
+    cases = DataFolder.open(data, masks="required").cases * 6
+    with edgeseg.open(bundle, threads=1) as model:
+        expected = score_cases(model, cases, at=at)
+
+        def infer(tensors):
+            time.sleep(rng.random() * 0.01)
+            return model.infer(tensors)
+
+        slow = SimpleNamespace(
+            manifest=model.manifest,
+            preprocess=model.preprocess,
+            infer=infer,
+            read_grid=model.read_grid,
+            read_out=model.read_out,
+        )
+        calls = []
+        found = score_cases(
+            slow, cases, at=at, parallel=4, progress=lambda *call: calls.append(call)
+        )
+    assert [result.case for result in found] == list(cases)
+    assert found == expected and len({result.score.dice for result in found}) > 1
+    assert calls == [("evaluate", i, len(cases)) for i in range(len(cases) + 1)]
+
+
+def test_a_file_that_cannot_be_read_ends_it_whatever_is_in_flight(bundle, data):
+    cases = DataFolder.open(data, masks="required").cases
+    broken = dataclasses.replace(cases[1], mask=None)
+    with edgeseg.open(bundle, threads=1) as model, pytest.raises(DataError, match="has no mask"):
+        score_cases(model, [*cases, broken, *cases], parallel=3)
 
 
 def test_progress_is_told_each_case(bundle, data, tmp_path):

@@ -8,6 +8,7 @@ import logging
 import os
 import random
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,7 @@ from builders import tiny_bundle, tiny_onnx
 
 import edgeseg
 from edgeseg import _processors, tuning
-from edgeseg._processors import processors
+from edgeseg._processors import busy_s, processors
 from edgeseg.backends import Engine, EngineInfo, EngineOptions, available_backends
 from edgeseg.errors import BackendError, OutputError
 from edgeseg.spec import TensorSpec
@@ -66,9 +67,8 @@ class Bench:
         return _TimedEngine(self, options)
 
     def tune(self, subject: Subject, machine: Machine = PLAIN, **more: Any) -> tuning.Tuned:
-        return tune(
-            subject, machine=machine, clock=self.clock, open_engine=self.open_engine, **more
-        )
+        settings: dict[str, Any] = {"clock": self.clock, "others_s": lambda: 0.0}
+        return tune(subject, machine=machine, open_engine=self.open_engine, **settings | more)
 
 
 class _TimedEngine(Engine):
@@ -249,9 +249,64 @@ def test_a_way_that_cannot_be_opened_is_left_out(subject: Subject) -> None:
             raise BackendError("not so")
         return bench.open_engine(path, backend, options)
 
-    tuned = tune(subject, machine=PLAIN, clock=bench.clock, open_engine=open_engine)
+    tuned = tune(
+        subject,
+        machine=PLAIN,
+        clock=bench.clock,
+        others_s=lambda: None,
+        open_engine=open_engine,
+    )
     assert tuned.placing == LIBRARY_DEFAULT and "none of 1 other" in tuned.why
     assert bench.open == 0
+
+
+@pytest.mark.parametrize(("share", "taken"), [(0.1, True), (0.5, False)])
+def test_nothing_is_concluded_beside_other_programs(
+    subject: Subject, share: float, taken: bool
+) -> None:
+    bench = Bench(lambda options: 0.005 if options.pinning is False else 0.010)
+    # Four processors, of whose time the others take this share.
+    tuned = bench.tune(subject, others_s=lambda: 100.0 + 4 * share * bench.now)
+    if taken:
+        assert tuned.placing == Placing(pinning=False) and kept(subject, PLAIN) == tuned
+    else:
+        assert tuned.placing == LIBRARY_DEFAULT and "took 50% of the processors" in tuned.why
+        assert kept(subject, PLAIN) is None
+
+
+def test_where_there_is_no_other_way_the_default_stays(subject: Subject) -> None:
+    bench = Bench(lambda options: 0.010)
+    several = dataclasses.replace(subject, options=EngineOptions(hint="throughput", threads=1))
+    tuned = bench.tune(several, machine(1, 1), others_s=lambda: 100.0 * bench.now)
+    assert kept(several, machine(1, 1)) == tuned
+    assert tuned.placing == LIBRARY_DEFAULT and "no other way" in tuned.why
+
+
+def test_the_work_of_processors_is_read_from_the_system(tmp_path: Path) -> None:
+    tick = 1.0 / os.sysconf("SC_CLK_TCK")
+    (tmp_path / "proc").mkdir()
+    (tmp_path / "proc/stat").write_text(
+        "cpu  9 9 9 9 9 9 9 9 0 0\n"
+        "cpu0 100 20 30 5000 60 7 8 9 11 12\n"
+        "cpu1 1 1 1 1 1 1 1 1 1 1\n"
+        "cpu10 1000 0 0 0 0 0 0 0 0 0\n"
+        "intr 1 2\n"
+    )
+    # Guests count as users already; waiting for disks is no work.
+    assert busy_s((0,), tmp_path) == pytest.approx(174 * tick)
+    assert busy_s((0, 10), tmp_path) == pytest.approx(1174 * tick)
+    assert busy_s((0, 3), tmp_path) is None
+    assert busy_s((0,), tmp_path / "nothing") is None
+
+
+@pytest.mark.skipif(not Path("/proc/stat").exists(), reason="the system tells no work")
+def test_work_adds_up() -> None:
+    own = _processors.usable_processors()
+    before = busy_s(own)
+    deadline = time.monotonic() + 10
+    while busy_s(own) == before and time.monotonic() < deadline:
+        sum(range(10_000))
+    assert before is not None and busy_s(own) > before
 
 
 # --- what is kept --------------------------------------------------------------------------------
@@ -395,7 +450,11 @@ def test_real_engines_are_tuned(
     )
     for hint in ("latency", "throughput"):
         options = EngineOptions(hint=hint)  # type: ignore[arg-type]
-        found = tune(Subject(tmp_path / "tiny.onnx", hash_, backend, options), budget_s=0.02)
+        found = tune(
+            Subject(tmp_path / "tiny.onnx", hash_, backend, options),
+            budget_s=0.02,
+            others_s=lambda: 0.0,
+        )
         assert found.rounds >= 3 and np.isfinite(found.speedup)
         assert kept(Subject(tmp_path / "moved.onnx", hash_, backend, options)) == found
 

@@ -40,7 +40,13 @@ def add_engine_arguments(
         help="fp32, fp16, fp16-safe or int8 (default: as built)"
         + ("; may be repeated" if several_precisions else ""),
     )
-    parser.add_argument("--threads", type=int, metavar="N", help="CPU threads of the engine")
+    parser.add_argument(
+        "--threads",
+        type=int,
+        metavar="N",
+        help="CPU threads of the engine (default: as calibrated for this machine, else as the "
+        "library chooses)",
+    )
 
 
 def engine_choice(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -11,9 +11,9 @@ from pathlib import Path
 
 from edgeseg import synthetic
 from edgeseg._files import atomic_directory, check_output
-from edgeseg._optional import require
 from edgeseg._progress import Progress, silent
 from edgeseg.bench.compare import Comparison, compare
+from edgeseg.bench.page import check_drawing, render_page
 from edgeseg.bench.result import BenchResult, read_result, write_result
 from edgeseg.bench.rounds import MIN_ROUNDS
 from edgeseg.errors import OutputError, UsageError
@@ -183,7 +183,7 @@ def _check_video(path: Path) -> None:
 def _check_folder(folder: Path, *, force: bool) -> None:
     """Refuse, before minutes of measuring, what could not be written in the end."""
     check_output(folder, force=force)
-    require("matplotlib", "bench")
+    check_drawing()
     if not folder.exists() or (folder / RESULT_FILE).is_file():
         return
     if not folder.is_dir() or any(folder.iterdir()):
@@ -194,8 +194,6 @@ def _check_folder(folder: Path, *, force: bool) -> None:
 
 
 def _write(folder: Path, result: BenchResult, *, force: bool) -> None:
-    from edgeseg.bench.page import render_page
-
     page = render_page(result)
     with atomic_directory(folder, force=force) as temporary:
         write_result(temporary / RESULT_FILE, result)

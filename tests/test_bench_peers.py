@@ -216,12 +216,38 @@ def test_a_broken_file_is_an_error_of_the_library(
         open_peer(dataclasses.replace(one_view.specs[kind], files=(str(broken),)))
 
 
-def test_torch_and_opencv_get_their_threads_back(many_views: Made) -> None:
-    before = torch.get_num_threads(), cv2.getNumThreads()
-    with open_candidate(dataclasses.replace(many_views.specs["torch"], threads=3)) as peer:
-        assert (torch.get_num_threads(), cv2.getNumThreads()) == (3, 3)
-        assert peer.threads == 3
-    assert (torch.get_num_threads(), cv2.getNumThreads()) == before
+class Counting(torch.nn.Module):
+    """Notes with how many threads torch runs it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.threads: list[int] = []
+
+    def forward(self, image):
+        self.threads.append(torch.get_num_threads())
+        return image[:, :1]
+
+
+def test_torch_runs_each_peer_with_its_own_threads(one_view: Made) -> None:
+    module = Counting()
+    latency = dataclasses.replace(one_view.specs["torch"], threads=3)
+    throughput = dataclasses.replace(latency, hint="throughput")
+    before = torch.get_num_threads()
+    with open_peer(latency, load_module=lambda _: module) as alone:
+        alone.infer(inputs_of(latency))
+        with open_peer(throughput, load_module=lambda _: module) as several:
+            assert several.parallel == 3
+            several.infer(inputs_of(latency))
+            alone.infer(inputs_of(latency))
+    assert module.threads == [3, 1, 3]
+    assert torch.get_num_threads() == before
+
+
+def test_opencv_has_the_peers_threads_while_it_is_open(many_views: Made) -> None:
+    before = cv2.getNumThreads()
+    with open_candidate(dataclasses.replace(many_views.specs["onnxruntime"], threads=3)):
+        assert cv2.getNumThreads() == 3
+    assert cv2.getNumThreads() == before
 
 
 def test_a_spec_survives_json(many_views: Made) -> None:

@@ -18,8 +18,8 @@ __all__ = ["TorchPeer"]
 class TorchPeer(Candidate):
     """A module in float32 on the CPU under ``torch.inference_mode``.
 
-    Arrays become tensors and tensors arrays without a copy. While it is open, torch has the peer's
-    number of threads in the whole process.
+    Arrays become tensors and tensors arrays without a copy. While it is open, torch has the number
+    of threads of whichever peer was called last, in the whole process.
     """
 
     def __init__(self, spec: CandidateSpec, module: Any) -> None:
@@ -39,7 +39,7 @@ class TorchPeer(Candidate):
         self.threads = spec.threads
         self.parallel = spec.parallel
         self._threads_before: int | None = torch.get_num_threads()
-        torch.set_num_threads(spec.threads_per_request)
+        self._wanted_threads = spec.threads_per_request
         self.how = "the authors' module in eager mode under torch.inference_mode"
         if spec.kind == "torch-compile":
             self.how = "torch.compile (default mode) of the authors' module, torch.inference_mode"
@@ -64,6 +64,9 @@ class TorchPeer(Candidate):
         arrays = self._spec.arguments(tensors)
         if self._module is None:
             raise BackendError(f"this {self.name} candidate is closed")
+        if torch.get_num_threads() != self._wanted_threads:
+            # Another peer with other threads may be open.
+            torch.set_num_threads(self._wanted_threads)
         try:
             with torch.inference_mode():
                 answer = self._module(*map(torch.from_numpy, arrays))

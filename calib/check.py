@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,9 +41,10 @@ def check_placement(model: Any, backend: str = "tensorrt") -> PlacementReport:
       of INT8 (or 128 of uint8, where the backend's target has it).
     - Activations have one scale; weights one an output channel, or one.
     - A dequantised activation goes only to the first input of Linear or Conv whose weight is
-      dequantised too; so never to a residual add, LayerNorm, Softmax, GELU or attention's
-      products. Where the target quantises outputs of convolutions, such an output may go elsewhere,
-      but never to LayerNorm, Softmax or GELU.
+      dequantised too (through a Transpose, where the target quantises before those); so never to a
+      residual add, LayerNorm, Softmax, GELU or attention's products. Where the target quantises
+      outputs of convolutions, such an output may go elsewhere, but never to LayerNorm, Softmax or
+      GELU.
     - No graph output is dequantised, and no Q follows a DQ.
     - The operator set is at most 20.
 
@@ -123,13 +125,11 @@ class _Check:
         """Who reads a dequantised activation."""
         maker = self.graph.producer(source)
         free = self.target.convolution_outputs and maker is not None and maker.op_type == "Conv"
-        for reader in self.graph.consumers(node.output[0]):
-            first_input = (
-                reader.op_type in _PRODUCTS and list(reader.input).count(node.output[0]) == 1
-            )
+        for reader, read in self._behind_transposes(node.output[0]):
             if (
-                first_input
-                and reader.input[0] == node.output[0]
+                reader.op_type in _PRODUCTS
+                and list(reader.input).count(read) == 1
+                and reader.input[0] == read
                 and self._weight(reader) is not None
             ):
                 continue
@@ -139,9 +139,20 @@ class _Check:
                 continue
             self.offences.append(f"{reader.name} ({reader.op_type}) reads a quantised {source!r}")
 
+    def _behind_transposes(self, dequantized: str) -> Iterator[tuple[Node, str]]:
+        """Readers of a dequantised tensor and what they read, seen through Transposes where the
+        target quantises before them."""
+        for reader in self.graph.consumers(dequantized):
+            if self.target.before_transpose and reader.op_type == "Transpose":
+                yield from ((r, reader.output[0]) for r in self.graph.consumers(reader.output[0]))
+            else:
+                yield reader, dequantized
+
     def _product(self, node: Node) -> None:
         weight = self._weight(node)
         maker = self.graph.producer(node.input[0])
+        if maker is not None and maker.op_type == "Transpose" and self.target.before_transpose:
+            maker = self.graph.producer(maker.input[0])
         quantised = maker is not None and maker.op_type == "DequantizeLinear"
         if weight is None:
             return  # a quantised activation without a quantised weight is an offence of its reader

@@ -32,6 +32,8 @@ __all__ = [
 
 _LINEAR_PATH = LAYOUT_OPS | {"Add", "Sub", "Resize", "Cast"}
 """What a value passes on its way without being normalised, activated or multiplied."""
+_RESAMPLING = re.compile(r"/resample_[xy]\b")
+"""Products with matrices of bilinear resampling, by the name that their modules carry."""
 _NEVER_QUANTISED = frozenset({"LayerNormalization", "Softmax", "Gelu", "Erf"})
 
 
@@ -180,6 +182,8 @@ def excluded_products(products: Sequence[Product], patterns: Sequence[str]) -> d
 
 def _reason_for_float(graph: Graph, product: Product, target: Target) -> str | None:
     node = product.node
+    if _RESAMPLING.search(product.name):
+        return "its matrix resamples, so rounding would show in every value behind it"
     reads_input = product.activation in graph.inputs
     if node.op_type == "Conv" and reads_input and not target.first_convolution:
         return "its few input channels fill no INT8 unit, and it is a small share of the work"

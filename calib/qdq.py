@@ -17,7 +17,7 @@ import numpy.typing as npt
 
 from edgeseg.calib.check import check_placement
 from edgeseg.calib.fp16 import Fp16Mode, convert_to_fp16
-from edgeseg.calib.graph import Graph
+from edgeseg.calib.graph import Graph, Node
 from edgeseg.calib.half import MAX_HALF, half_upwards
 from edgeseg.calib.placement import Placement, Product, place
 from edgeseg.calib.targets import Target, target_for
@@ -187,9 +187,17 @@ def _insert(
     zero_point = graph.add_constant("activation_zero_point", np.array(zero, target.activations))
     for name in placement.outputs:
         _quantize_output(graph, name, thresholds[name], zero_point, target)
-    pairs = {
-        name: _pair(graph, name, thresholds[name], zero_point, target) for name in placement.inputs
-    }
+    pairs: dict[str, str] = {}
+    for name in placement.inputs:
+        maker = graph.producer(name) if target.before_transpose else None
+        if maker is None or maker.op_type != "Transpose":
+            if name not in pairs:
+                pairs[name] = _pair(graph, name, thresholds[name], zero_point, target)
+            continue
+        source = maker.input[0]
+        if source not in pairs:
+            pairs[source] = _pair(graph, source, thresholds[name], zero_point, target)
+        pairs[name] = _transposed(graph, maker, pairs[source])
     codes: dict[tuple[str, int], tuple[str, ...]] = {}
     for product in placement.products:
         if product.activation in pairs:
@@ -198,6 +206,8 @@ def _insert(
         if key not in codes:
             codes[key] = _weight_codes(graph, product, target)
         product.node.input[1] = _dequantized_weight(graph, product, codes[key])
+    read = {name for node in graph.nodes for name in node.input} | set(graph.outputs)
+    graph.nodes = [n for n in graph.nodes if n.op_type != "Transpose" or n.output[0] in read]
     graph.index()
 
 
@@ -213,6 +223,15 @@ def _pair(graph: Graph, name: str, threshold: float, zero_point: str, target: Ta
             "DequantizeLinear", (codes, scale, zero_point), result, f"{name}_DequantizeLinear"
         ),
     ]
+    return result
+
+
+def _transposed(graph: Graph, transpose: Node, dequantized: str) -> str:
+    """Do to the dequantised tensor what a Transpose does to the float one; returns the result."""
+    result = graph.unique(f"{dequantized}_transposed")
+    added = graph.node("Transpose", (dequantized,), result, f"{transpose.name}_of_codes")
+    added.attribute.extend(transpose.attribute)
+    graph.nodes.append(added)
     return result
 
 

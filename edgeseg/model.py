@@ -148,7 +148,10 @@ class Model(Closing):
         """For each view the rows of its output that are in use; None for all."""
         self._ports = _Ports(bundle.manifest.preprocess, self.preprocess_spec, self.variant)
         asked = dataclasses.replace(
-            self._ports.options(options), products=self.variant.products, rest=self.variant.rest
+            self._ports.options(options),
+            products=self.variant.products,
+            rest=self.variant.rest,
+            bfloat16=choice.name in self.variant.bfloat16,
         )
         self.tuning_subject: tuning.Subject | None = None
         """What ``tuning.tune`` takes; None where the caller laid the threads down, and off the

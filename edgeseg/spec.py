@@ -280,6 +280,9 @@ class Variant:
     outputs: tuple[TensorSpec, ...]
     golden_limits: Mapping[str, GoldenLimits]
     """For each backend of ``backends``: an engine outside them is refused."""
+    bfloat16: tuple[str, ...] = ()
+    """Backends that compute the FP32 rest in bfloat16 on a processor which does so by itself: the
+    build found it faster there, and right. On any other processor the rest is FP32."""
 
 
 @dataclass(frozen=True)

@@ -141,6 +141,7 @@ class _Key:
     inputs: tuple[str, ...] | None
     outputs: tuple[str, ...] | None
     batch: int | None
+    bfloat16: bool
     edgeseg: str
 
     @property
@@ -357,6 +358,7 @@ def _key(subject: Subject, machine: Machine) -> _Key:
         options.inputs,
         options.outputs,
         options.batch,
+        options.bfloat16,
         __version__,
     )
 

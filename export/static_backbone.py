@@ -199,7 +199,8 @@ def _turned(x: Tensor, turn: _Turn) -> Tensor:
     OpenVINO makes one operator of it.
     """
     sine, cosine = turn
-    first, second = x.chunk(2, dim=-1)
+    half = x.shape[-1] // 2
+    first, second = x[..., :half], x[..., half:]
     return x * cosine[None, None] + torch.cat((-second, first), dim=-1) * sine[None, None]
 
 

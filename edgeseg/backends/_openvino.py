@@ -67,10 +67,12 @@ class OpenVinoEngine(Engine):
             )
         # An NPU has no f32; the golden frames tell whether its f16 is near enough.
         precision = "f16" if options.device.startswith("NPU") else "f32"
+        if options.bfloat16 and has_bfloat16(core, options.device):
+            precision = "bf16"
         config: dict[str, Any] = {
             "PERFORMANCE_HINT": options.hint.upper(),
-            # The graph states its precision. Left alone, OpenVINO would compute the rest in bf16
-            # or f16 where the hardware has it, and no longer what was measured at the build.
+            # The graph states its precision, and the bundle whether bf16 was found right. Left
+            # alone, OpenVINO would compute any rest in bf16 or f16 where the hardware has it.
             "INFERENCE_PRECISION_HINT": precision,
         }
         if options.device == "CPU":
@@ -162,6 +164,11 @@ class OpenVinoEngine(Engine):
     def _close(self) -> None:
         self._requests = queue.SimpleQueue()
         self._compiled = None
+
+
+def has_bfloat16(core: Any, device: str) -> bool:
+    """Whether the device is a processor with instructions for bfloat16, as OpenVINO tells."""
+    return device == "CPU" and "BF16" in core.get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def _cpu_config(options: EngineOptions) -> dict[str, Any]:

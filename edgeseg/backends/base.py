@@ -85,6 +85,9 @@ class EngineOptions:
     be told; None where the caller does not know."""
     rest: Literal["fp32", "fp16"] | None = None
     """Arithmetic of everything else in the graph (``Variant.rest``)."""
+    bfloat16: bool = False
+    """Compute an FP32 rest in bfloat16 where the processor has instructions for it
+    (``Variant.bfloat16``); ``EngineInfo.precision`` says what it is then."""
     dla_core: int | None = None
     """The deep learning accelerator that a plan was compiled for; None for one without."""
     pinning: bool | None = None

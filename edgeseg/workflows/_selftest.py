@@ -10,7 +10,13 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeseg._progress import Progress
-from edgeseg.backends import BackendChoice, Engine, available_backends, open_engine
+from edgeseg.backends import (
+    BackendChoice,
+    Engine,
+    EngineOptions,
+    available_backends,
+    open_engine,
+)
 from edgeseg.bundle import Golden
 from edgeseg.errors import CalibrationError
 from edgeseg.golden import Answer, GoldenFigures, golden_figures
@@ -98,7 +104,8 @@ def with_limits(folder: Path, manifest: Manifest, golden: Golden, progress: Prog
         for backend in variant.backends:
             runner = _runner(variant, backend, installed)
             if runner not in found and runner is not None:
-                with open_engine(folder / variant.file, runner) as engine:
+                options = EngineOptions(bfloat16=runner in variant.bfloat16)
+                with open_engine(folder / variant.file, runner, options) as engine:
                     figures = golden_figures(answering(engine, feed), golden, manifest.readout)
                 found[runner] = _sensible(figures, variant, f"on {runner}")
             limits[backend] = _limits(variant, found[runner], seen=backend in installed)

@@ -52,6 +52,7 @@ from edgeseg.spec import (
     RoiSpec,
     ScoreRecord,
 )
+from edgeseg.workflows._bfloat16 import with_bfloat16
 from edgeseg.workflows._selftest import (
     GOLDEN_COUNT,
     golden_answers,
@@ -349,6 +350,7 @@ def build(
         )
         golden = golden_answers(folder, golden_input, Preprocessor(preprocess), choice, source)
         write_golden(folder, golden)
+        manifest = with_bfloat16(folder, manifest, golden, progress)
         manifest = with_limits(folder, manifest, golden, progress)
         # Sealed once so that the measurements go through the very code that will load it.
         seal(folder, manifest)

@@ -1,4 +1,4 @@
-"""The transformer: scales folded into the products beside them, tokens that nobody reads dropped."""
+"""The transformer: scales folded into the products beside them, unread tokens dropped."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ def fold_norms(block: Block) -> None:
 
 
 def fold_query_scale(transformer: StaticTransformer) -> None:
-    """The scale of attention into the query's rows of qkv: rotations are linear, s R q = R (s q)."""
+    """The scale of attention into the rows of the query: rotations are linear, s R q = R (s q)."""
     width = transformer.width
     for block in transformer.blocks:
         qkv = block.attn.qkv

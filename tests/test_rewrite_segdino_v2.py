@@ -20,8 +20,7 @@ from edgeseg.export import InputSize, check_parity, export_onnx, load
 from edgeseg.export.backbone_config import BackboneConfig
 from edgeseg.export.families import segdino_v2, segdino_v2_first
 from edgeseg.export.rewrite.algebra import affine_of
-from edgeseg.export.rewrite.pyramid import LastBlock
-from edgeseg.export.rewrite.residual import GroupNormLast, branch
+from edgeseg.export.rewrite.residual import GroupNormLast, LastBlock, block
 from edgeseg.export.rewrite.token_maps import token_conv, token_map, token_tiles
 from edgeseg.export.rewrite.upsampled_conv import strip_rows, tap_matrix, upsampled_conv
 
@@ -272,15 +271,15 @@ def test_group_norm_keeps_its_digits_beside_large_means() -> None:
 
 
 @pytest.mark.parametrize("kind", ["group", "batch"])
-def test_branch_is_the_authors(kind: str) -> None:
-    block = _random(segdino_v2._SadBlock(16, kind), 4)
+def test_block_is_the_authors(kind: str) -> None:
+    authors = _random(segdino_v2._SadBlock(16, kind), 4)
     x = torch.randn(2, 16, 5, 7, generator=torch.Generator().manual_seed(3), dtype=torch.float64)
-    inner = branch(block.depthwise, block.pointwise, block.norm)
-    ours = x + block.gamma * inner(x.permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
-    assert _relative(ours, block(x)) <= 1e-12
+    last = x.permute(0, 2, 3, 1)
+    made = block(authors, "depthwise", "pointwise")
+    assert _relative(made(last).permute(0, 3, 1, 2), authors(x)) <= 1e-12
     out_conv = _random(nn.Conv2d(16, 3, 1), 5)
-    last = LastBlock(inner, block.gamma, out_conv)
-    assert _relative(last(x.permute(0, 2, 3, 1)), out_conv(block(x))) <= 1e-12
+    ours = LastBlock(made, out_conv)(last).permute(0, 3, 1, 2) + out_conv(x)
+    assert _relative(ours, out_conv(authors(x))) <= 1e-12
 
 
 @pytest.mark.parametrize("grid", GRIDS)

@@ -13,11 +13,11 @@ from dataclasses import dataclass
 from torch import Tensor, nn
 
 from edgeseg.export.families._segdino import resize
-from edgeseg.export.rewrite.algebra import linear, scaled_outputs
-from edgeseg.export.rewrite.residual import Branch, branch, is_identity
+from edgeseg.export.rewrite.algebra import linear
+from edgeseg.export.rewrite.residual import Block, LastBlock, block, is_identity
 from edgeseg.spec import AppliedRewrite
 
-__all__ = ["Block", "LastBlock", "Names", "Pyramid", "assemble"]
+__all__ = ["Names", "Pyramid", "assemble"]
 
 _LEVELS = (1, 2, 3, 4)
 
@@ -33,51 +33,15 @@ class Names:
     pointwise: str
 
 
-class Block(nn.Module):
-    """``x + gamma * branch(x)`` of (N, rows, columns, C)."""
-
-    def __init__(self, inner: Branch, gamma: Tensor) -> None:
-        super().__init__()
-        self.inner = inner
-        self.register_buffer("gamma", gamma.detach().clone())
-
-    def forward(self, x: Tensor) -> Tensor:
-        """The same shape."""
-        return x + self.gamma * self.inner(x)
-
-
-class LastBlock(nn.Module):
-    """``out_conv(x + gamma * branch(x))``, without making that sum.
-
-    A 1x1 convolution is linear: out_conv(x) + (gamma * W)(branch(x)). Each product reads its map
-    once and writes as many channels as there are classes.
-    """
-
-    def __init__(self, inner: Branch | None, gamma: Tensor, out_conv: nn.Conv2d) -> None:
-        super().__init__()
-        weight = out_conv.weight.flatten(1)
-        self.of_map = linear(weight.double(), out_conv.bias, weight)
-        self.inner = inner
-        if inner is not None:
-            scaled, _ = scaled_outputs(weight, None, gamma.expand(len(weight)))
-            self.of_branch = linear(scaled, None, weight)
-
-    def forward(self, x: Tensor) -> Tensor:
-        """(N, classes, rows, columns) of (N, rows, columns, C)."""
-        logits: Tensor = self.of_map(x)
-        if self.inner is not None:
-            logits = logits + self.of_branch(self.inner(x))
-        return logits.permute(0, 3, 1, 2)
-
-
 class Pyramid(nn.Module):
     """Four levels from tokens, each refined, joined from the coarsest to the finest.
 
     Args:
         levels: by name, the finest first: modules from (N, patches, width) to (N, h, w, C).
         intra: by name, in the same order: blocks of one level.
-        inter: by name, in the same order: blocks after a coarser level was added; a `LastBlock`
-            comes first.
+        inter: by name, in the same order: blocks after a coarser level was added; the first gives
+            its part of the logits, or is None.
+        out_conv: Linear from C to classes.
         size_px: (height, width) of the logits.
         align_corners: of the last resize.
     """
@@ -86,7 +50,8 @@ class Pyramid(nn.Module):
         self,
         levels: Mapping[str, nn.Module],
         intra: Mapping[str, nn.Module],
-        inter: Mapping[str, nn.Module],
+        inter: Mapping[str, nn.Module | None],
+        out_conv: nn.Linear,
         size_px: tuple[int, int],
         *,
         align_corners: bool,
@@ -94,18 +59,22 @@ class Pyramid(nn.Module):
         super().__init__()
         for name, module in (*levels.items(), *intra.items(), *inter.items()):
             self.add_module(name, module)
+        self.out_conv = out_conv
         self.names = tuple(zip(levels, intra, inter, strict=True))
         self.size_px, self.align_corners = size_px, align_corners
 
     def forward(self, tokens: Sequence[Tensor]) -> Tensor:
         """Logits (N, classes, height, width) of one (N, patches, width) for each tap."""
-        x: Tensor | None = None
+        x = coarser = None
         for taken, (level, intra, inter) in reversed(list(zip(tokens, self.names, strict=True))):
-            here = self.get_submodule(intra)(self.get_submodule(level)(taken))
-            x = here if x is None else _resized(x, here) + here
-            x = self.get_submodule(inter)(x)
-        assert x is not None
-        return resize(x, self.size_px, align_corners=self.align_corners)
+            here = getattr(self, intra)(getattr(self, level)(taken))
+            x = here if coarser is None else _resized(coarser(x), here) + here
+            coarser = getattr(self, inter)
+        logits = self.out_conv(x)
+        if coarser is not None:
+            logits = logits + coarser(x)
+        logits = logits.permute(0, 3, 1, 2)
+        return resize(logits, self.size_px, align_corners=self.align_corners)
 
 
 def assemble(
@@ -125,34 +94,29 @@ def assemble(
         size_px: (height, width) of the logits.
         align_corners: of the last resize.
     """
-    inner: dict[str, Branch | None] = {}
+    made: dict[str, Block | None] = {}
     for kind in (names.intra, names.inter):
         for level in _LEVELS:
-            block = source.get_submodule(f"{kind}{level}")
-            parts = (getattr(block, names.depthwise), getattr(block, names.pointwise), block.norm)
-            inner[f"{kind}{level}"] = None if is_identity(block.gamma) else branch(*parts)
-    last = f"{names.inter}1"
-    blocks = {
-        name: nn.Identity() if made is None else Block(made, source.get_submodule(name).gamma)
-        for name, made in inner.items()
-        if name != last
-    }
-    blocks[last] = LastBlock(inner[last], source.get_submodule(last).gamma, source.out_conv)
-    pyramid = Pyramid(
-        levels,
-        {name: blocks[name] for name in inner if name.startswith(names.intra)},
-        {name: blocks[name] for name in inner if name.startswith(names.inter)},
-        size_px,
-        align_corners=align_corners,
+            part = source.get_submodule(f"{kind}{level}")
+            same = is_identity(part.gamma)
+            made[f"{kind}{level}"] = None if same else block(part, names.depthwise, names.pointwise)
+    intra, inter = (
+        {name: found or nn.Identity() for name, found in made.items() if name.startswith(kind)}
+        for kind in (names.intra, names.inter)
     )
-    return pyramid, tuple(_block_rewrites(source, names, inner))
+    last = made[f"{names.inter}1"]
+    inter[f"{names.inter}1"] = None if last is None else LastBlock(last, source.out_conv)
+    weight = source.out_conv.weight.flatten(1)
+    out_conv = linear(weight.double(), source.out_conv.bias, weight)
+    pyramid = Pyramid(levels, intra, inter, out_conv, size_px, align_corners=align_corners)
+    return pyramid, tuple(_block_rewrites(source, names, made))
 
 
 def _block_rewrites(
-    source: nn.Module, names: Names, inner: Mapping[str, Branch | None]
+    source: nn.Module, names: Names, blocks: Mapping[str, Block | None]
 ) -> Iterator[AppliedRewrite]:
-    dropped = tuple(f"{names.head}.{name}" for name, made in inner.items() if made is None)
-    kept = tuple(f"{names.head}.{name}.norm" for name, made in inner.items() if made is not None)
+    dropped = tuple(f"{names.head}.{name}" for name, made in blocks.items() if made is None)
+    kept = tuple(f"{names.head}.{name}.norm" for name, made in blocks.items() if made is not None)
     if dropped:
         yield AppliedRewrite(
             "identity-blocks-dropped", dropped, "their gamma is 0, so they return their input"
@@ -167,7 +131,7 @@ def _block_rewrites(
         yield AppliedRewrite(
             "batch-norm-into-products", kept, "it scales and shifts the pointwise product before it"
         )
-    if inner[f"{names.inter}1"] is not None:
+    if blocks[f"{names.inter}1"] is not None:
         yield AppliedRewrite(
             "out-conv-before-sum",
             (f"{names.head}.{names.inter}1", f"{names.head}.out_conv"),

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgeseg.export.rewrite.algebra import linear, scaled_outputs
 
-__all__ = ["Branch", "GroupNormLast", "branch", "is_identity"]
+__all__ = ["Block", "GroupNormLast", "LastBlock", "block", "is_identity"]
 
 
 class GroupNormLast(nn.Module):
@@ -42,38 +44,75 @@ class GroupNormLast(nn.Module):
         return centred * scale.reshape(flat) + shift.reshape(flat)
 
 
-class Branch(nn.Module):
-    """``GELU(norm(pointwise(depthwise(x))))`` of (N, rows, columns, C).
+class Block(nn.Module):
+    """``x + gamma * GELU(norm(pointwise(depthwise(x))))`` of (N, rows, columns, C).
 
     Args:
-        depthwise: 3x3, one filter a channel.
-        pointwise: a Linear over channels.
-        norm: what follows it.
+        parts: the 3x3 convolution with one filter a channel, and the Linear over channels, each
+            under the name of its checkpoint's module.
+        norm: what follows them.
+        gamma: (1,).
     """
 
-    def __init__(self, depthwise: nn.Conv2d, pointwise: nn.Linear, norm: nn.Module) -> None:
+    def __init__(self, parts: Mapping[str, nn.Module], norm: nn.Module, gamma: Tensor) -> None:
         super().__init__()
-        self.depthwise, self.pointwise, self.norm = depthwise, pointwise, norm
+        for name, part in parts.items():
+            self.add_module(name, part)
+        self.names = tuple(parts)
+        self.norm = norm
+        self.register_buffer("gamma", gamma.detach().clone())
+
+    def branch(self, x: Tensor) -> Tensor:
+        """What gamma multiplies, of the same shape."""
+        depthwise, pointwise = (self.get_submodule(name) for name in self.names)
+        filtered = depthwise(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return F.gelu(self.norm(pointwise(filtered)))
 
     def forward(self, x: Tensor) -> Tensor:
         """The same shape."""
-        filtered = self.depthwise(x.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
-        return F.gelu(self.norm(self.pointwise(filtered)))
+        return x + self.gamma * self.branch(x)
 
 
-def branch(depthwise: nn.Conv2d, pointwise: nn.Conv2d, norm: nn.Module) -> Branch:
-    """The residual branch of a block; BatchNorm becomes part of the pointwise product.
+class LastBlock(Block):
+    """What the last block's branch adds to the logits.
+
+    A 1x1 convolution W is linear: W(x + gamma * branch(x)) = W x + (gamma * W) branch(x). The sum
+    of maps is never made; each product reads its map once and writes as many channels as there are
+    classes.
+    """
+
+    def __init__(self, source: Block, out_conv: nn.Conv2d) -> None:
+        parts = {name: source.get_submodule(name) for name in source.names}
+        super().__init__(parts, source.norm, source.gamma)
+        weight = out_conv.weight.flatten(1)
+        scaled, _ = scaled_outputs(weight, None, source.gamma.expand(len(weight)))
+        self.out_conv = linear(scaled, None, weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(N, rows, columns, classes) of (N, rows, columns, C), without W x and the bias."""
+        return self.out_conv(self.branch(x))
+
+
+def block(source: nn.Module, depthwise: str, pointwise: str) -> Block:
+    """A decoder's residual block; BatchNorm becomes part of the pointwise product.
 
     BatchNorm in evaluation is (y - m) * s + b with s = weight / sqrt(variance + eps): s scales the
     rows of the product before it, and b - m * s is its bias.
+
+    Args:
+        source: the block as its authors wrote it.
+        depthwise, pointwise: what it calls its convolutions.
     """
-    weight = pointwise.weight.flatten(1)
+    weight, norm = source.get_submodule(pointwise).weight.flatten(1), source.norm
     if isinstance(norm, nn.GroupNorm):
-        return Branch(depthwise, linear(weight.double(), None, weight), GroupNormLast(norm))
-    scale = norm.weight.double() * torch.rsqrt(norm.running_var.double() + norm.eps)
-    rows, _ = scaled_outputs(weight, None, scale)
-    shift = norm.bias.double() - norm.running_mean.double() * scale
-    return Branch(depthwise, linear(rows, shift, weight), nn.Identity())
+        product, after = linear(weight.double(), None, weight), GroupNormLast(norm)
+    else:
+        scale = norm.weight.double() * torch.rsqrt(norm.running_var.double() + norm.eps)
+        rows, _ = scaled_outputs(weight, None, scale)
+        shift = norm.bias.double() - norm.running_mean.double() * scale
+        product, after = linear(rows, shift, weight), nn.Identity()
+    parts = {depthwise: source.get_submodule(depthwise), pointwise: product}
+    return Block(parts, after, source.gamma)
 
 
 def is_identity(gamma: Tensor) -> bool:

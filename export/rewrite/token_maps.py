@@ -29,22 +29,25 @@ class TokenMap(nn.Module):
         return self.project(tokens).reshape(tokens.shape[0], *self.grid, -1)
 
 
-class TokenConv(nn.Module):
+class TokenConv(nn.Conv2d):
     """A 3x3 convolution of tokens with scale and shift, which zero padding tells from their fold.
 
     A shift folded into the convolution would reach over the border, where the padding has none.
     """
 
-    def __init__(self, affine: Affine, conv: nn.Conv2d, grid: Grid) -> None:
-        super().__init__()
-        self.conv, self.grid = conv, grid
-        self.register_buffer("scale", affine[0].to(conv.weight))
-        self.register_buffer("shift", affine[1].to(conv.weight))
+    def __init__(self, weight: Tensor, affine: Affine, grid: Grid, stride: int) -> None:
+        """The convolution (outputs, width, 3, 3) gives dtype and device too."""
+        outputs, width = weight.shape[:2]
+        super().__init__(width, outputs, 3, stride=stride, padding=1, bias=False)
+        self.weight = nn.Parameter(weight, requires_grad=False)
+        self.grid = grid
+        self.register_buffer("scale", affine[0].to(weight))
+        self.register_buffer("shift", affine[1].to(weight))
 
     def forward(self, tokens: Tensor) -> Tensor:
         """(N, h, w, C) of (N, rows * columns, width); smaller than the grid with a stride."""
         shifted = (tokens * self.scale + self.shift).reshape(tokens.shape[0], *self.grid, -1)
-        return self.conv(shifted.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
+        return super().forward(shifted.permute(0, 3, 1, 2)).permute(0, 2, 3, 1)
 
 
 class TokenTiles(nn.Module):
@@ -83,10 +86,7 @@ def token_conv(
     """
     narrow = projection.detach().double().flatten(1)
     composed = torch.einsum("ocij,cd->odij", kernel.detach().double(), narrow)
-    made = nn.Conv2d(len(narrow.T), len(kernel), 3, stride=stride, padding=1, bias=False)
-    made = made.to(kernel).requires_grad_(False)
-    made.weight.copy_(composed)
-    return TokenConv(affine, made, grid)
+    return TokenConv(composed.to(kernel), affine, grid, stride)
 
 
 def token_tiles(projection: Tensor, kernel: Tensor, affine: Affine, grid: Grid) -> TokenTiles:

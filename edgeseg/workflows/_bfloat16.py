@@ -18,12 +18,12 @@ from edgeseg.bench.stats import ratio
 from edgeseg.bundle import Golden
 from edgeseg.golden import golden_figures
 from edgeseg.preprocess import Preprocessor
-from edgeseg.spec import Decision, Manifest, Variant
+from edgeseg.spec import BackendName, Decision, Manifest, Variant
 from edgeseg.workflows._selftest import answering, feeder
 
 __all__ = ["with_bfloat16"]
 
-_BACKEND = "openvino"
+_BACKEND: BackendName = "openvino"
 """The one library here that offers it for a graph in FP32."""
 _SMALLEST_GAIN = 1.02
 _ERROR_MAY_GROW = 1.25

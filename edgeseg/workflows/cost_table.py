@@ -319,6 +319,9 @@ def _make_graphs(cell: _Cell, thresholds: dict[str, float]) -> _Graphs:
         progress=partial(cell.report, "export"),
     )
     preprocess = loaded.family.preprocess(loaded.config, size)
+    prefix = loaded.config.backbone.prefix_tokens
+    # Its weights, once more beside those of the graph, which is copied when it is quantised.
+    del loaded
     frames = [
         Preprocessor(preprocess).tensors(frame)
         for frame in synthetic.golden_frames(_FRAMES, *_FRAME_HW_PX)
@@ -336,7 +339,6 @@ def _make_graphs(cell: _Cell, thresholds: dict[str, float]) -> _Graphs:
     cell.report("quantise", 0, 1)
     graph = calib.quantize(fp32.path, thresholds, _BACKEND, cell.folder / f"int8-{_BACKEND}.onnx")
     cell.report("quantise", 1, 1)
-    prefix = loaded.config.backbone.prefix_tokens
     return _Graphs(
         own=GraphSpec(
             OWN,

@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib
+import sys
+from collections.abc import Iterator
 from types import ModuleType
+from typing import Any
 
 from edgeseg._jetson import is_jetson
 from edgeseg.errors import MissingDependencyError
 
 __all__ = ["require"]
+
+_REPORTING = ("nncf", "openvino")
+_TELEMETRY = "openvino_telemetry"
 
 
 def require(module: str, extra: str | None = None) -> ModuleType:
@@ -23,11 +30,34 @@ def require(module: str, extra: str | None = None) -> ModuleType:
             line that installs it.
     """
     try:
+        if module.partition(".")[0] in _REPORTING:
+            with _without_telemetry():
+                return importlib.import_module(module)
         return importlib.import_module(module)
     except ImportError as error:
         raise MissingDependencyError(
             f"{module!r} could not be imported ({error}): {_mend(module, extra)}"
         ) from error
+
+
+@contextlib.contextmanager
+def _without_telemetry() -> Iterator[None]:
+    """Hide OpenVINO's telemetry from what is imported here.
+
+    OpenVINO and NNCF send events over the network from their import on, and write into the home
+    folder; where the package that does so is missing they do without. Beside an endoscope nothing
+    is sent. What was imported before keeps it.
+    """
+    modules: dict[str, Any] = sys.modules
+    before = modules.get(_TELEMETRY)
+    modules[_TELEMETRY] = None
+    try:
+        yield
+    finally:
+        if before is None:
+            del modules[_TELEMETRY]
+        else:
+            modules[_TELEMETRY] = before
 
 
 def _mend(module: str, extra: str | None) -> str:

@@ -149,7 +149,24 @@ def test_names_tell_the_module(exported: Exported, layout: str) -> None:
             n for n in names if n.startswith(f"{view}/backbone/blocks.{block}/") and "MatMul" in n
         ]
         assert len(products) == (7 if loaded.config.backbone.mlp == "swiglu" else 6)
-    # Every convolution's name leads to the checkpoint's weight.
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_without_rewrites_names_lead_to_the_checkpoint_s_weights(
+    exported: Exported, layout: str, tmp_path: Path
+) -> None:
+    loaded, rewritten = exported[layout]
+    graph = export_onnx(
+        loaded,
+        tmp_path / "plain.onnx",
+        height_px=SIZE.height_px,
+        width_px=SIZE.width_px,
+        batch=SIZE.batch,
+        rewrite=False,
+    )
+    assert not graph.rewrites and rewritten.rewrites
+    model = onnx.load(graph.path)
+    weights = {i.name: numpy_helper.to_array(i) for i in model.graph.initializer}
     saved = loaded.family.state_dict(loaded.model)
     for node in model.graph.node:
         if node.op_type in ("Conv", "ConvTranspose"):
@@ -252,7 +269,7 @@ def test_graphs_over_the_size_of_one_file(tmp_path: Path, monkeypatch: pytest.Mo
 
     loaded = load(make_checkpoint(tmp_path / "model.pth", "segdino_v2"))
     monkeypatch.setattr(onnx_export, "MAX_FILE_BYTES", 10_000)
-    graph = export_onnx(loaded, tmp_path / "large.onnx", height_px=32, width_px=48)
+    graph = export_onnx(loaded, tmp_path / "large.onnx", height_px=32, width_px=48, rewrite=False)
     assert graph.data_path == tmp_path / "large.onnx.data"
     assert graph.data_path.stat().st_size > 10 * graph.path.stat().st_size > 0
     run = _onnxruntime(graph.path)

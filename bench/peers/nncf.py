@@ -13,7 +13,6 @@ from typing import Protocol
 from edgeseg._files import atomic_directory
 from edgeseg._optional import require
 from edgeseg.bench.candidate import Array
-from edgeseg.bench.peers._telemetry import without_telemetry
 from edgeseg.errors import BackendError, EdgesegError
 
 __all__ = ["MAX_FRAMES", "CalibrationInputs", "library", "quantize_with_nncf"]
@@ -36,16 +35,15 @@ class CalibrationInputs(Protocol):
 
 
 def library() -> ModuleType:
-    """NNCF, without its telemetry and its log lines.
+    """NNCF, without its log lines.
 
     Raises:
         MissingDependencyError: it is not installed; names the line that installs it.
     """
     kind = logging.getLoggerClass()
     try:
-        with without_telemetry():
-            require("openvino")
-            nncf = require("nncf", "bench")
+        require("openvino")
+        nncf = require("nncf", "bench")
     finally:
         # It puts a class of its own in place for all loggers that are made from now on.
         logging.setLoggerClass(kind)

@@ -11,7 +11,6 @@ import numpy as np
 
 from edgeseg._optional import require
 from edgeseg.bench.candidate import Array, Candidate
-from edgeseg.bench.peers._telemetry import without_telemetry
 from edgeseg.bench.peers.spec import CandidateSpec
 from edgeseg.errors import BackendError
 
@@ -35,8 +34,7 @@ class OpenVinoPeer(Candidate):
             MissingDependencyError: OpenVINO is not installed.
             BackendError: it cannot read or compile the file.
         """
-        with without_telemetry():
-            ov = require("openvino")
+        ov = require("openvino")
         config: dict[str, Any] = {
             "PERFORMANCE_HINT": spec.hint.upper(),
             "INFERENCE_NUM_THREADS": spec.threads,

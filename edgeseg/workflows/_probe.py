@@ -87,8 +87,9 @@ def _cuda_kernels() -> dict[str, Any]:
 
 
 def _openvino() -> dict[str, Any]:
-    import openvino
+    from edgeseg._optional import require
 
+    openvino = require("openvino")
     core = openvino.Core()
     names = {name: _device_name(core, name) for name in core.available_devices}
     return {"version": openvino.__version__.split("-")[0], "devices": names}

@@ -34,9 +34,10 @@ class GroupNormLast(nn.Module):
         mean = x.mean(dim=(1, 2), keepdim=True)
         centred = x - mean
         length = torch.linalg.vector_norm(centred, dim=(1, 2)).reshape(batch, self.groups, -1)
+        deviation = length * (rows * columns) ** -0.5
         offset = mean.reshape(batch, self.groups, -1)
         offset = offset - offset.mean(dim=2, keepdim=True)
-        squares = length * length * (1.0 / (rows * columns)) + offset * offset
+        squares = deviation * deviation + offset * offset
         scale = torch.rsqrt(squares.mean(dim=2, keepdim=True) + self.eps)
         scale = scale * self.weight.reshape(self.groups, -1)
         shift = offset * scale + self.bias.reshape(self.groups, -1)

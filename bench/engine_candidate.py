@@ -31,7 +31,7 @@ class EngineCandidate(Candidate):
             f"edgeseg.open: {model.variant.file} of the bundle on {info.backend}, "
             f"{info.device_name}"
         )
-        self.precision = arithmetic(model.variant)
+        self.precision = arithmetic(model.variant, info.precision)
         self.threads = info.threads
         self.parallel = model.engine.parallel
 
@@ -44,7 +44,13 @@ class EngineCandidate(Candidate):
         self.model.close()
 
 
-def arithmetic(variant: Variant) -> str:
-    """``INT8 products, rest float32``; ``float32`` where products and rest are the same."""
-    products, rest = _WORDS[variant.products], _WORDS[variant.rest]
+def arithmetic(variant: Variant, engine_precision: str) -> str:
+    """``INT8 products, rest float32``; ``float32`` where products and rest are the same.
+
+    Args:
+        variant: what its graph says.
+        engine_precision: of ``EngineInfo``: ``bf16`` where FP32 is really computed so.
+    """
+    words = _WORDS | ({"fp32": "bfloat16"} if engine_precision == "bf16" else {})
+    products, rest = words[variant.products], words[variant.rest]
     return products if products == rest else f"{products} products, rest {rest}"

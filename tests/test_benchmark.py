@@ -452,6 +452,10 @@ def test_a_checkpoint_is_built_and_measured_beside_its_peers(
 
 def test_arithmetic_in_words(bundle: Path) -> None:
     fp32 = read_bundle(bundle).variant("fp32", "openvino")
-    assert arithmetic(fp32) == "float32"
+    assert arithmetic(fp32, "f32") == "float32"
+    assert arithmetic(fp32, "bf16") == "bfloat16"
+    mixed = dataclasses.replace(fp32, products="int8")
+    assert arithmetic(mixed, "f32") == "INT8 products, rest float32"
+    assert arithmetic(mixed, "bf16") == "INT8 products, rest bfloat16"
     half = dataclasses.replace(fp32, products="int8", rest="fp16")
-    assert arithmetic(half) == "INT8 products, rest float16"
+    assert arithmetic(half, "f32") == "INT8 products, rest float16"

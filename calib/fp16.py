@@ -22,6 +22,7 @@ the range of FP16 stays in FP32, which is recorded.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -43,6 +44,12 @@ FP16_MODES: tuple[Fp16Mode, ...] = get_args(Fp16Mode)
 _NORMALISATIONS = frozenset(
     {"LayerNormalization", "InstanceNormalization", "GroupNormalization", "RMSNormalization"}
 )
+_IN_A_NORM = re.compile(r"^/(decoder|head)/.*/norm/")
+_STATISTICS = frozenset(
+    {"Add", "Div", "Mul", "Pow", "Reciprocal", "ReduceL2", "ReduceMean", "ReduceSum", "Sqrt", "Sub"}
+)
+"""Parts of a normalisation that is written out (GroupNorm over channels that lie last): sums of
+squares over a large map leave FP16's range as soon as those of a LayerNorm do."""
 _SCORE_OPS = LAYOUT_OPS | {"Add", "Sub", "Mul", "Div", "Where"}
 """What may stand between the product of queries and keys and its softmax."""
 _ONE_TYPE = frozenset({"BatchNormalization"})
@@ -210,7 +217,11 @@ class _Rewriter:
 
 def _kept_single(graph: Graph, mode: Fp16Mode) -> set[int]:
     single = {
-        id(n) for n in graph.nodes if n.op_type in _NORMALISATIONS or not _has_half_form(graph, n)
+        id(n)
+        for n in graph.nodes
+        if n.op_type in _NORMALISATIONS
+        or (n.op_type in _STATISTICS and _IN_A_NORM.search(n.name))
+        or not _has_half_form(graph, n)
     }
     if mode == "fp16-safe":
         for node in graph.nodes:

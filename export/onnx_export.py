@@ -78,8 +78,8 @@ def export_onnx(
         height_px, width_px: input size; multiples of 16 for SegDINO, the largest view's for
             DINO-MVR.
         batch: images in one call.
-        rewrite: whether to change the graph's algebra exactly (``edgeseg.export.rewrite``); without,
-            every product is the authors' own.
+        rewrite: whether to change the graph's algebra exactly (``edgeseg.export.rewrite``);
+            without, every product is the authors' own.
         progress: called after each step.
 
     Raises:

@@ -121,7 +121,7 @@ class StaticTokens(StaticTransformer):
 
 
 _Turn = tuple[Tensor, Tensor]
-"""Sine and cosine, each (tokens, head width)."""
+"""Sine and cosine, each (1, 1, tokens, head width)."""
 
 
 class Block(nn.Module):
@@ -182,7 +182,7 @@ class Attention(nn.Module):
         if skipped:
             query = query.narrow(2, skipped, count - skipped)
             sine, cosine = turn_query
-            turn_query = (sine[skipped:], cosine[skipped:])
+            turn_query = (sine[:, :, skipped:], cosine[:, :, skipped:])
         scores = _turned(query, turn_query) @ _turned(key, turn_key).transpose(-2, -1)
         mixed = (torch.softmax(scores, dim=-1) @ value).transpose(1, 2)
         return self.proj(mixed.reshape(batch, count - skipped, width))
@@ -201,7 +201,7 @@ def _turned(x: Tensor, turn: _Turn) -> Tensor:
     sine, cosine = turn
     half = x.shape[-1] // 2
     first, second = x[..., :half], x[..., half:]
-    return x * cosine[None, None] + torch.cat((-second, first), dim=-1) * sine[None, None]
+    return x * cosine + torch.cat((-second, first), dim=-1) * sine
 
 
 def _rope_tables(source: Dinov3Backbone, grid: tuple[int, int]) -> _Turn:
@@ -209,4 +209,5 @@ def _rope_tables(source: Dinov3Backbone, grid: tuple[int, int]) -> _Turn:
     with torch.no_grad():
         sine, cosine = source.rope.get_embed(shape=list(grid)).chunk(2, dim=-1)
     before = source.config.prefix_tokens
-    return F.pad(sine, (0, 0, before, 0)), F.pad(cosine, (0, 0, before, 0), value=1.0)
+    tables = F.pad(sine, (0, 0, before, 0)), F.pad(cosine, (0, 0, before, 0), value=1.0)
+    return tables[0][None, None], tables[1][None, None]

@@ -129,7 +129,7 @@ def test_names_of_rewrites_are_not_repeated() -> None:
     model, config, _ = _model(1, [(32, 32)])
     made = FAMILY.exportable(model, config, InputSize(32, 32))
     names = [record.name for record in made.rewrites]
-    assert len(set(names)) == len(names) and {"mean-into-probes", "norm-affine-into-probes"} < set(
+    assert len(set(names)) == len(names) and {"mean-into-probes", "norm-shift-into-probes"} < set(
         names
     )
 

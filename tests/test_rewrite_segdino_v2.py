@@ -127,7 +127,7 @@ def test_every_rewrite_is_recorded(layout: str) -> None:
     assert set(by_name) == {
         *(("transposed-conv-as-product", "projection-into-conv") if first else ()),
         *(() if first else ("conv-after-upsampling",)),
-        "norm-affine-into-projections",
+        "norm-shift-into-projections",
         "group-norm-by-channel",
         "out-conv-before-sum",
     }

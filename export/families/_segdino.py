@@ -170,7 +170,7 @@ class SegDinoFamily(Family[C], abc.ABC):
         self, model: nn.Module, config: C, size: InputSize, *, rewrite: bool = True
     ) -> Exportable:
         """The static form of the backbone under the same head, or both rewritten."""
-        from edgeseg.export.rewrite.backbone import rewrite_transformer
+        from edgeseg.export.rewrite.backbone import rewrite_transformer, shift_of
         from edgeseg.export.static_backbone import StaticBackbone, StaticTokens
 
         grid = (size.height_px // PATCH_PX, size.width_px // PATCH_PX)
@@ -182,11 +182,16 @@ class SegDinoFamily(Family[C], abc.ABC):
         tokens = StaticTokens(model.backbone, grid)
         applied = rewrite_transformer(tokens)
         decoder = self.rewrite_head(
-            head, config, model.backbone.norm, grid, (size.height_px, size.width_px)
+            head,
+            config,
+            shift_of(model.backbone.norm),
+            grid,
+            (size.height_px, size.width_px),
         )
         rewritten = _TokenModel(tokens, decoder.module, self.head_name)
         return Exportable(rewritten.eval(), (*applied, *decoder.rewrites))
 
+    @abc.abstractmethod
     def rewrite_head(
         self,
         head: nn.Module,
@@ -201,7 +206,8 @@ class SegDinoFamily(Family[C], abc.ABC):
             head: as built by `build_head`, with the checkpoint's weights, in any float type; it is
                 not changed.
             config: the family's.
-            norm: the backbone's final LayerNorm; its affine part is left to the head.
+            norm: the backbone's final LayerNorm, of whose affine part the head has to do what the
+                tokens lack.
             grid: rows and columns of patches.
             size_px: (height, width) of the logits.
 
@@ -209,9 +215,6 @@ class SegDinoFamily(Family[C], abc.ABC):
             A module that takes one (N, rows * columns, width) of normalised tokens for each tap,
             before the norm's affine part, and returns logits (N, classes, height, width).
         """
-        from edgeseg.export.rewrite.plain_head import PlainHead
-
-        return Exportable(PlainHead(head, norm, grid, size_px, align_corners=self.align_corners))
 
     def check_size(self, config: C, size: InputSize) -> None:
         """Both sides must be multiples of the patch size."""

@@ -167,7 +167,7 @@ class DinoMvr(Family[DinoMvrConfig]):
 
         Weights are rewritten before the first is copied, so that they stay shared.
         """
-        from edgeseg.export.rewrite.backbone import rewrite_transformer
+        from edgeseg.export.rewrite.backbone import rewrite_transformer, shift_of
         from edgeseg.export.rewrite.dino_mvr import fold_probes
         from edgeseg.export.static_backbone import StaticTokens, twin
 
@@ -177,7 +177,7 @@ class DinoMvr(Family[DinoMvrConfig]):
         applied: tuple[AppliedRewrite, ...] = ()
         if rewrite:
             applied = rewrite_transformer(first)
-            probes = fold_probes(model.probes, model.backbone.norm)
+            probes = fold_probes(model.probes, shift_of(model.backbone.norm))
         backbones = [first, *(first.for_grid(model.backbone, grid) for grid in grids[1:])]
         views = _Views(
             [

@@ -7,6 +7,7 @@ general compiler does this: the algebra needs to know that weights are constants
 be formed, which is a choice about rounding, and that the input size is fixed.
 
 ``algebra`` has what all of them share, ``resampling`` the bilinear matrices, ``backbone`` the
-transformer, and each family's decoder has a module of its own. Modules in this package take tokens
-after the final LayerNorm *without* its affine part: whoever reads them folds that part in.
+transformer, and each family's decoder has a module of its own. Decoders here take tokens after the
+final LayerNorm *without* its affine part, and fold in the one that they are given: its shift alone,
+since its scale has to stay where it is for the sake of INT8 (``backbone.without_shift``).
 """

@@ -19,7 +19,11 @@ def linear(weight: Tensor, bias: Tensor | None, like: Tensor) -> nn.Linear:
         like: gives dtype and device.
     """
     made = nn.Linear(
-        weight.shape[1], weight.shape[0], bias=bias is not None, dtype=like.dtype, device=like.device
+        weight.shape[1],
+        weight.shape[0],
+        bias=bias is not None,
+        dtype=like.dtype,
+        device=like.device,
     )
     with torch.no_grad():
         made.weight.copy_(weight)

@@ -54,9 +54,9 @@ def fold_probes(probes: nn.ModuleList, norm: nn.Module) -> Exportable:
         FoldedProbes(folded).eval(),
         (
             AppliedRewrite(
-                "norm-affine-into-probes",
+                "norm-shift-into-probes",
                 ("backbone.norm", "probes.*.0"),
-                "scale and shift of the final norm become part of each probe's first product",
+                "the shift of the final norm becomes part of each probe's first product",
             ),
             AppliedRewrite(
                 "mean-into-probes",

@@ -42,9 +42,9 @@ def rewrite_decoder(
             "channels are mixed on the tokens, then two constant matrices upsample and shift",
         ),
         AppliedRewrite(
-            "norm-affine-into-projections",
+            "norm-shift-into-projections",
             ("backbone.norm", "decoder.token_projections"),
-            "scale and shift of the final LayerNorm become part of what reads the tokens",
+            "the shift of the final LayerNorm becomes part of what reads the tokens",
         ),
     )
     pyramid, more = assemble(levels, decoder, _NAMES, size_px, align_corners=False)

@@ -46,9 +46,9 @@ def rewrite_head(
             "projection and convolution are one convolution",
         ),
         AppliedRewrite(
-            "norm-affine-into-projections",
+            "norm-shift-into-projections",
             ("backbone.norm", "head.proj.0", "head.proj.1", "head.proj.2"),
-            "scale and shift of the final LayerNorm become part of what reads the tokens",
+            "the shift of the final LayerNorm becomes part of what reads the tokens",
         ),
     )
     pyramid, more = assemble(levels, head, _NAMES, size_px, align_corners=True)

@@ -24,8 +24,9 @@ class Ratio:
     """How many times as fast one list is as another.
 
     Attributes:
-        value: median of the baseline over the median of the candidate.
-        low, high: 95 % interval, from resampling whole rounds.
+        value: of the baseline over the candidate, of each the median over the rounds of the
+            median of a round's calls.
+        low, high: 95 % interval of the same, from resampling whole rounds.
     """
 
     value: float
@@ -59,10 +60,11 @@ def jitter_ms(rounds: Rounds) -> float:
 
 
 def ratio(baseline: Rounds, candidate: Rounds, *, paired: bool, seed: int = 0) -> Ratio:
-    """Compare medians, with a bootstrap interval over rounds.
+    """Compare medians of rounds, with a bootstrap interval.
 
-    Calls within a round share the state of the machine, so rounds are what is resampled: the same
-    rounds of both where they ran in turn (``paired``), else each by itself.
+    Calls within a round share the state of the machine, so each round counts once, by its median,
+    and rounds are what is resampled: the same rounds of both where they ran in turn (``paired``),
+    else each by itself.
 
     Args:
         baseline: latencies, by round.
@@ -73,7 +75,7 @@ def ratio(baseline: Rounds, candidate: Rounds, *, paired: bool, seed: int = 0) -
     Raises:
         UsageError: no calls, or paired lists of different lengths.
     """
-    own, other = _flat(candidate), _flat(baseline)
+    _flat(baseline), _flat(candidate)  # refuses what has no median
     if paired and len(baseline) != len(candidate):
         raise UsageError("paired measurements need as many rounds of each")
     generator = np.random.default_rng(seed)
@@ -85,7 +87,7 @@ def ratio(baseline: Rounds, candidate: Rounds, *, paired: bool, seed: int = 0) -
     )
     ratios = np.median(base_medians[chosen_base], axis=1) / np.median(medians[chosen], axis=1)
     low, high = np.percentile(ratios, (2.5, 97.5))
-    return Ratio(float(np.median(other) / np.median(own)), float(low), float(high))
+    return Ratio(float(np.median(base_medians) / np.median(medians)), float(low), float(high))
 
 
 def _flat(rounds: Rounds) -> np.ndarray[tuple[int], np.dtype[np.float64]]:

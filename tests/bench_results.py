@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import statistics
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -35,6 +36,11 @@ def samples(
         values[generator.integers(calls)] *= 1.5
         made.append(tuple(float(value) for value in values))
     return tuple(made)
+
+
+def round_median(rounds: Iterable[Iterable[float]]) -> float:
+    """What ratios are of: the median of the rounds' medians."""
+    return statistics.median(statistics.median(one) for one in rounds)
 
 
 def candidate(name: str, median_ms: float, **other: Any) -> CandidateRecord:

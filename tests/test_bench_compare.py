@@ -8,10 +8,11 @@ import re
 import bench_results
 import numpy as np
 import pytest
-from bench_results import candidate, result, samples
+from bench_results import candidate, result, round_median, samples
 
 from edgeseg.bench.compare import compare
 from edgeseg.bench.result import AccuracyRecord
+from edgeseg.bench.stats import ratio
 from edgeseg.bench.verdict import judge, measured, own_with, peers, reference
 from edgeseg.errors import UsageError
 
@@ -28,7 +29,7 @@ def figures(words: str) -> tuple[float, str, float, float]:
 def test_a_clear_difference_is_told_with_its_ratio(paired):
     verdict = judge(samples(26.2, seed=1), samples(20.0, seed=2), paired=paired)
     value, unit, low, high = figures(verdict.words)
-    expected = np.median(samples(26.2, seed=1)) / np.median(samples(20.0, seed=2))
+    expected = round_median(samples(26.2, seed=1)) / round_median(samples(20.0, seed=2))
     assert verdict.faster and not verdict.slower and unit == "fast"
     assert value == pytest.approx(expected, abs=0.006)
     assert 1.2 < low <= high < 1.4
@@ -62,6 +63,23 @@ def test_pairing_sees_through_a_drift_that_both_share():
     other = [[1.1 * level, 1.1 * level * 1.01] for level in drift]
     assert judge(other, own, paired=True).faster
     assert not judge(other, own, paired=False).faster
+
+
+@pytest.mark.parametrize("paired", [True, False])
+def test_a_ratio_lies_within_its_interval_however_skewed_a_round_is(paired):
+    """Few slow rounds move the median of all calls, and not that of the rounds."""
+    generator = np.random.default_rng(7)
+    for rounds in (3, 4, 7, 20):
+        for _ in range(20):
+            first, second = (
+                [list(generator.lognormal(level, 0.5, 5)) for level in levels]
+                for levels in generator.normal(0, 0.5, (2, rounds))
+            )
+            found = ratio(first, second, paired=paired)
+            assert found.low <= found.value <= found.high
+            assert found.value == pytest.approx(round_median(first) / round_median(second))
+    odd = ratio([[1.0, 1.0, 9.0], [1.0] * 3, [9.0] * 3], [[1.0]] * 3, paired=paired)
+    assert odd.value == 1.0 and not odd.beyond_noise
 
 
 def test_few_rounds_prove_nothing():

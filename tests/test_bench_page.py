@@ -9,6 +9,7 @@ import sys
 import bench_results
 import numpy as np
 import pytest
+from bench_results import round_median
 from pages import Page
 
 from edgeseg.bench import plots
@@ -95,10 +96,10 @@ def test_ratios_are_those_of_medians_and_say_what_is_noise():
             )
         )
     )
-    expected = np.median(np.ravel(slow)) / np.median(np.ravel(own.samples_ms))
+    expected = round_median(slow) / round_median(own.samples_ms)
     assert f"{expected:.2f} times as fast (" in page.text
     assert "no difference beyond noise (" in page.text
-    slower = np.median(np.ravel(own.samples_ms)) / np.median(bench_results.samples(10.0))
+    slower = round_median(own.samples_ms) / round_median(bench_results.samples(10.0))
     assert f"takes {slower:.2f} times as long (" in page.text
     assert f"{1 / slower:.2f} x" in page.text  # at a glance, against the fastest peer
 

@@ -39,7 +39,7 @@ MLP = "MLP"
 DECODER = "decoder"
 """What follows the last transformer block: norms and maps of the tapped tokens, head or probes."""
 POSTPROCESSING = "post-processing"
-"""The final resize in the graph, then fusion of views and read-out."""
+"""The last resize in the graph, as products too, then fusion of views and read-out."""
 LAYOUT = "layout and casts"
 """What a library inserts between layers and does not attribute to one."""
 SEVERAL = "fused over several blocks"
@@ -80,6 +80,10 @@ _MOVES = frozenset(
 # Such as ``image_QuantizeLinear`` and ``Reformatting CopyNode for Input Tensor 0 to image``.
 _CONVERSION = re.compile(r"(^|_)(Cast|QuantizeLinear|DequantizeLinear)$|^Reformatting CopyNode ")
 
+# ONNX Runtime joins a sum with the norm behind it, which as a rule opens another block, and gives
+# the two a new name.
+_JOINED = frozenset({"skiplayernormalization"})
+
 # Not in the middle of a name, except where three dots end one.
 _AFRESH = r"(?:(?<=\.\.\.)|(?<![A-Za-z0-9.]))"
 _NODE = rf"{_AFRESH}/(?:views\.\d+/)?(?:(?:backbone|decoder|head|probes)/|[A-Z])"
@@ -98,12 +102,14 @@ _RULES: tuple[tuple[str, str], ...] = (
     (rf"backbone\.(Reshape|Transpose|Concat|Pad|Add){_FIRST}$", PATCH_EMBED),
     (r"backbone\.(query|key)_(sine|cosine)", ATTENTION),
     (r"backbone\.blocks\.\d+\.(norm1|attn|gamma_1|ls1)", ATTENTION),
-    (rf"backbone\.blocks\.\d+\.(Mul|Add){_FIRST}$", ATTENTION),
+    # The last block drops tokens that nobody reads from its residual sum.
+    (rf"backbone\.blocks\.\d+\.(Mul|Add|Slice){_FIRST}$", ATTENTION),
     (r"backbone\.blocks\.\d+\.(norm2|mlp|gamma_2|ls2)", MLP),
     (rf"backbone\.blocks\.\d+\.(Mul|Add){_NOT_FIRST}$", MLP),
     (r"backbone\.norm\b", DECODER),
     (r"backbone\.Slice", DECODER),
     (rf"backbone\.(Reshape|Transpose){_NOT_FIRST}$", DECODER),
+    (r"(decoder|head)\.last\.", POSTPROCESSING),
     (r"(decoder|head|probes)\.", DECODER),
     (r"(Transpose|Reshape)", DECODER),
     (r"Resize", POSTPROCESSING),
@@ -136,7 +142,7 @@ def block_of(name: str, kind: str = "", outputs: Sequence[str] = ()) -> str:
     Args:
         name: as the library calls it.
         kind: the library's word for what it does.
-        outputs: names of the graph's outputs, since ONNX Runtime calls some layers after tensors.
+        outputs: names of the graph's outputs, since libraries call some layers after tensors.
 
     Returns:
         The block in which all named nodes lie; ``SEVERAL`` if they lie in several, or if the name
@@ -148,6 +154,11 @@ def block_of(name: str, kind: str = "", outputs: Sequence[str] = ()) -> str:
     if not places:
         if word in _RESIZES and any(output in name for output in outputs):
             return POSTPROCESSING
+        if name in outputs and word not in _MOVES:
+            # OpenVINO calls a last product after its result: that of the last resize along x or y.
+            return POSTPROCESSING
+        if word in _JOINED:
+            return SEVERAL
         return LAYOUT if word in _MOVES or _CONVERSION.search(name) else OTHER
     blocks = {place.block for place in places}
     if len(blocks) == 1 and not (_RANGE.search(name) and len(set(places)) > 1):

@@ -68,6 +68,14 @@ def exported(tmp_path_factory: pytest.TempPathFactory) -> Any:
 
 
 @pytest.fixture(scope="session")
+def exported_plain(exported: Any, tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """The same without rewrites."""
+    from exported_graphs import export_plain
+
+    return export_plain(exported, tmp_path_factory.mktemp("exported_plain"))
+
+
+@pytest.fixture(scope="session")
 def generated_data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """``calibration`` and ``validation`` data folders of generated frames with masks."""
     from edgeseg.synthetic import generate_dataset

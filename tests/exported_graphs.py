@@ -9,7 +9,7 @@ from checkpoints import LAYOUTS, make_checkpoint
 
 from edgeseg.export import ExportedGraph, InputSize, LoadedCheckpoint, export_onnx, load
 
-__all__ = ["HYPER", "SIZE", "Exported", "export_all"]
+__all__ = ["HYPER", "SIZE", "Exported", "export_all", "export_plain"]
 
 HYPER: dict[str, dict[str, Any]] = {
     "segdino_v1": {"classes": 3, "width": 96, "heads": 3},
@@ -41,3 +41,20 @@ def export_all(folder: Path) -> Exported:
         )
         graphs[layout] = (loaded, graph)
     return graphs
+
+
+def export_plain(exported: Exported, folder: Path) -> Exported:
+    """The graphs of ``export_all`` without rewrites, in ``folder``."""
+    return {
+        layout: (
+            loaded,
+            export_onnx(
+                loaded,
+                folder / f"{layout}.onnx",
+                height_px=SIZE.height_px,
+                width_px=SIZE.width_px,
+                rewrite=False,
+            ),
+        )
+        for layout, (loaded, _) in exported.items()
+    }

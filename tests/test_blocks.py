@@ -43,16 +43,26 @@ from edgeseg.errors import UsageError
 
 TRANSFORMER_BLOCKS = {layout: HYPER[layout].get("depth", 4) for layout in LAYOUTS}
 WEIGHT_BLOCKS = (
+    (r"(head|decoder)\.last\.", POSTPROCESSING),
     (r"backbone\.(patch_embed|prefix)", PATCH_EMBED),
     (r"backbone\.blocks\.\d+\.(norm1|attn|gamma_1)", ATTENTION),
     (r"backbone\.blocks\.\d+\.(norm2|mlp|gamma_2)", MLP),
-    (r"backbone\.norm|head|decoder|probes", DECODER),
+    (r"backbone\.norm|(head|decoder)\.(?!last\.)|probes", DECODER),
 )
 
 
 @pytest.fixture(scope="module")
 def graphs(exported: Exported) -> dict[str, Path]:
     return {layout: graph.path for layout, (_, graph) in exported.items()}
+
+
+@pytest.fixture(scope="module", params=["rewritten", "plain"])
+def any_graphs(
+    request: pytest.FixtureRequest, exported: Exported, exported_plain: Exported
+) -> dict[str, Path]:
+    """Those of bundles, and what their authors wrote, from which peers are made."""
+    made = {"rewritten": exported, "plain": exported_plain}[request.param]
+    return {layout: graph.path for layout, (_, graph) in made.items()}
 
 
 def blocks(graph: Any) -> dict[str, str]:
@@ -75,9 +85,9 @@ def ancestors(graph: Any, nodes: list[Any]) -> set[str]:
 
 @pytest.mark.parametrize("layout", LAYOUTS)
 def test_nodes_belong_to_the_block_whose_weights_they_read(
-    graphs: dict[str, Path], layout: str
+    any_graphs: dict[str, Path], layout: str
 ) -> None:
-    graph = onnx.load(graphs[layout]).graph
+    graph = onnx.load(any_graphs[layout]).graph
     found = blocks(graph)
     checked = Counter()
     for node in graph.node:
@@ -87,17 +97,16 @@ def test_nodes_belong_to_the_block_whose_weights_they_read(
                 if re.match(rf"(views\.\d+\.)?({pattern})", name) and "_constant" not in name:
                     assert found[node.name] == block, (node.name, name)
                     checked[block] += 1
-    assert set(checked) == {PATCH_EMBED, ATTENTION, MLP, DECODER}
-    # The norm, two nodes of qkv, two of proj, LayerScale, and the rotation of q and k.
-    assert checked[ATTENTION] == checked.total() - sum(
-        checked[b] for b in checked if b != ATTENTION
-    )
-    assert checked[ATTENTION] >= 4 * 7
+    assert set(checked) - {POSTPROCESSING} == {PATCH_EMBED, ATTENTION, MLP, DECODER}
+    # At least two nodes of qkv and two of proj, and as many of the MLP; without rewrites norm and
+    # LayerScale as well.
+    views = len(graph.input)
+    assert min(checked[ATTENTION], checked[MLP]) >= views * TRANSFORMER_BLOCKS[layout] * 4
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_blocks_follow_the_flow_of_the_data(graphs: dict[str, Path], layout: str) -> None:
-    graph = onnx.load(graphs[layout]).graph
+def test_blocks_follow_the_flow_of_the_data(any_graphs: dict[str, Path], layout: str) -> None:
+    graph = onnx.load(any_graphs[layout]).graph
     found, depth = blocks(graph), TRANSFORMER_BLOCKS[layout]
     assert set(found.values()) <= {PATCH_EMBED, ATTENTION, MLP, DECODER, POSTPROCESSING}
     first = [n for n in graph.node if n.name.endswith("/blocks.0/norm1/LayerNormalization")]
@@ -106,7 +115,12 @@ def test_blocks_follow_the_flow_of_the_data(graphs: dict[str, Path], layout: str
     embedding = ancestors(graph, first) - {n.name for n in first}
     backbone = ancestors(graph, last)
     assert {n for n, b in found.items() if b == PATCH_EMBED} == embedding
-    assert {n for n, b in found.items() if b in (ATTENTION, MLP)} == backbone - embedding
+    transformer = {n for n, b in found.items() if b in (ATTENTION, MLP)}
+    assert transformer <= backbone - embedding
+    # The last block's residual sum may read what a tap cut out for the decoder.
+    taps = backbone - embedding - transformer
+    assert all(re.search(r"/backbone/Slice(_\d+)?$", name) for name in taps)
+    assert len(taps) <= len(graph.output)
     # Attention ends with the residual sum that the second norm reads.
     for block in range(depth):
         second = [n for n in graph.node if f"/blocks.{block}/norm2/" in n.name]
@@ -153,10 +167,16 @@ def image() -> np.ndarray:
 def test_quantisers_belong_to_what_they_quantise(
     graphs: dict[str, Path], int8: dict[str, Path], backend: str
 ) -> None:
-    plain = blocks(onnx.load(graphs["segdino_v2"]).graph)
+    whole = onnx.load(graphs["segdino_v2"]).graph
+    plain = blocks(whole)
     graph = onnx.load(int8[backend]).graph
     found = blocks(graph)
-    assert {n: b for n, b in found.items() if n in plain} == plain
+    # Quantising may leave out Transposes that a product with codes needs no more.
+    gone = {n.name for n in whole.node if n.name not in found}
+    assert all(node.op_type == "Transpose" for node in whole.node if node.name in gone)
+    assert {n: b for n, b in found.items() if n in plain} == {
+        n: b for n, b in plain.items() if n not in gone
+    }
     outside = {n for n, b in found.items() if b in (LAYOUT, OTHER, SEVERAL)}
     assert all(n.startswith(("image_", "logits_")) for n in outside)
     readers = {name: node.name for node in graph.node for name in node.input}
@@ -193,7 +213,9 @@ def test_layers_of_an_engine_are_timed_and_placed(
     for layer in layers:
         assert layer.median_ms >= 0 and layer.name and layer.kind
         found[block_of(layer.name, layer.kind, ["logits"])] += layer.median_ms
-    assert found[OTHER] == found[SEVERAL] == 0, layers
+    assert found[OTHER] == 0, layers
+    # A sum of one block with the norm of the next, if at all.
+    assert found[SEVERAL] < 0.2 * found.total(), layers
     assert all(found[b] > 0 for b in (PATCH_EMBED, ATTENTION, MLP, DECODER, POSTPROCESSING))
     # Most of a run is spent in layers; the machine may be busy with other things.
     assert 0.3 * min(runs_ms) < found.total() < 10 * max(runs_ms)
@@ -307,6 +329,12 @@ LIBRARIES = (
     ("gemm_input_reshape_token_2", "Reshape", LAYOUT),
     ("ReorderOutput_token_206", "ReorderOutput", LAYOUT),
     ("logits_nchwc", "Upsample", POSTPROCESSING),
+    ("logits", "MatMul", POSTPROCESSING),
+    ("/head/last/resample_y/MatMul", "MatMul", POSTPROCESSING),
+    ("/decoder/last/Resize", "Upsample", POSTPROCESSING),
+    ("/decoder/Resize_2", "Upsample", DECODER),
+    (f"{B}.11/Slice", "StridedSlice", ATTENTION),
+    ("SkipLayerNormalization_token_333", "SkipLayerNormalization", SEVERAL),
     ("Erf_349", "Erf", OTHER),
 )
 

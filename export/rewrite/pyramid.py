@@ -61,7 +61,7 @@ class Pyramid(nn.Module):
             self.add_module(name, module)
         self.out_conv = out_conv
         self.names = tuple(zip(levels, intra, inter, strict=True))
-        self.size_px, self.align_corners = size_px, align_corners
+        self.last = _LastResize(size_px, align_corners=align_corners)
 
     def forward(self, tokens: Sequence[Tensor]) -> Tensor:
         """Logits (N, classes, height, width) of one (N, patches, width) for each tap."""
@@ -73,7 +73,19 @@ class Pyramid(nn.Module):
         logits = self.out_conv(x)
         if coarser is not None:
             logits = logits + coarser(x)
-        logits = logits.permute(0, 3, 1, 2)
+        resized: Tensor = self.last(logits.permute(0, 3, 1, 2))
+        return resized
+
+
+class _LastResize(nn.Module):
+    """The resize to the size of the logits, under a name of its own."""
+
+    def __init__(self, size_px: tuple[int, int], *, align_corners: bool) -> None:
+        super().__init__()
+        self.size_px, self.align_corners = size_px, align_corners
+
+    def forward(self, logits: Tensor) -> Tensor:
+        """Of maps (N, classes, rows, columns)."""
         return resize(logits, self.size_px, align_corners=self.align_corners)
 
 

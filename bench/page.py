@@ -60,6 +60,7 @@ def render_page(result: BenchResult) -> str:
             ("throughput", "Throughput", _throughput(result)),
             ("stages", "Stages of a frame", _stages(result)),
             ("blocks", "Blocks of the network", _blocks(result.blocks)),
+            ("frame-path", "Frame path on the GPU", _frame_path(result.frame_path)),
             ("end-to-end", "Capture to overlay", _end_to_end(result.end_to_end)),
             ("limits", "What the machine allows", _limits(result)),
             ("how", "How each candidate was built", _how(result)),
@@ -361,24 +362,47 @@ def _blocks(record: Mapping[str, Any] | None) -> str:
     )
 
 
+def _frame_path(record: Mapping[str, Any] | None) -> str:
+    if not record:
+        return ""
+    told = facts(
+        [
+            ("rate", text(f"{record['frames_per_s']:.1f} frames a second")),
+            ("how", text(record["how"])),
+        ]
+    )
+    rows = [
+        (text(name), text(where), text(f"{ms:.3f}"))
+        for where, key in (("the work", "steps_ms"), ("beside the work", "copies_ms"))
+        for name, ms in record[key].items()
+    ]
+    told += table("Pieces of a frame", ("piece", "where", "ms"), rows, frozenset({2}))
+    return (
+        f"{told}<p>Whole frames with two in flight, from the copy in to the drawn overlay; the "
+        "pieces are medians of the device's own time, each by itself.</p>"
+    )
+
+
 def _end_to_end(record: EndToEndRecord | None) -> str:
     if record is None:
         return ""
     height, width = record.frame_hw_px
-    told = facts(
-        [
-            ("video", text(f"{record.video}, {width} x {height} pixels")),
-            ("frames", text(f"{record.frames} drawn, {record.fps:.1f} a second")),
+    pace = "the video's own, as from a camera" if record.paced else "as fast as they are taken"
+    items = [
+        ("video", f"{record.video}, {width} x {height} pixels"),
+        ("frames", f"{record.frames} drawn, {record.fps:.1f} a second"),
+        ("pace", pace),
+    ]
+    if record.paced:
+        offered = record.frames + record.dropped
+        items += [
             (
-                "pace",
-                text(
-                    "the video's own, as from a camera"
-                    if record.paced
-                    else "as fast as they are taken"
-                ),
+                "dropped",
+                f"{record.dropped} of {offered}: a newer frame came before they were taken",
             ),
+            ("late", f"{record.late} of {offered}: decoded after they were due"),
         ]
-    )
+    told = facts((name, text(value)) for name, value in items)
     if record.samples_ms:
         found = summary_ms([record.samples_ms])
         told += _figure(

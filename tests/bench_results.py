@@ -173,6 +173,12 @@ def full_result() -> BenchResult:
         },
         limits=LimitsRecord({"int8": 1534.0, "bf16": 402.0, "fp32": 198.0}, 17.25, 2, "by GEMM"),
         blocks=blocks,
+        frame_path={
+            "how": "with graphs, frames mapped",
+            "frames_per_s": 412.6,
+            "copies_ms": {"copy_in": 0.118, "copy_out": 0.047},
+            "steps_ms": {"preprocess": 0.052, "inference": 2.204, "overlay": 0.061},
+        },
         end_to_end=EndToEndRecord(
             "polyps.mp4",
             (720, 1280),
@@ -181,6 +187,8 @@ def full_result() -> BenchResult:
             tuple(float(v) for v in 31.0 + generator.gamma(3.0, 1.5, 600)),
             {"decode": 3.1, "preprocess": 0.6, "inference": 21.4, "readout": 0.3, "draw": 0.9},
             24.9,
+            dropped=37,
+            late=5,
         ),
         notes=("tensorrt was left out: there is no NVIDIA device",),
     )

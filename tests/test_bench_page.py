@@ -67,6 +67,12 @@ def test_every_other_record_is_shown(page):
         "polyps.mp4, 1280 x 720 pixels",
         "600 drawn, 24.9 a second",
         "the video's own, as from a camera",
+        "37 of 637: a newer frame came before they were taken",
+        "5 of 637: decoded after they were due",
+        "412.6 frames a second",
+        "with graphs, frames mapped",
+        "inference the work 2.204",
+        "copy_in beside the work 0.118",
         "tensorrt was left out: there is no NVIDIA device",
         "AMD EPYC 9V74, 2 cores for this process",
         "avx2, avx512_vnni",
@@ -190,6 +196,12 @@ def test_text_is_escaped_everywhere():
                 stages_ms={nasty: {"p50": 1.0, nasty: 2.0}},
                 limits=dataclasses.replace(full.limits, gops={nasty: 1.0}, how=nasty),
                 blocks={**full.blocks, "blocks": [block], "note": nasty},
+                frame_path={
+                    "how": nasty,
+                    "frames_per_s": 1.0,
+                    "copies_ms": {nasty: 1.0},
+                    "steps_ms": {nasty: 1.0},
+                },
                 end_to_end=dataclasses.replace(
                     full.end_to_end, video=nasty, stages_ms={nasty: 1.0}
                 ),
@@ -208,6 +220,7 @@ def test_absent_records_leave_their_sections_out_and_accuracy_is_said_to_be_miss
     assert "no validation data was given ( --val FOLDER )" in page.text
     for title in ("Throughput", "Stages", "Blocks", "Capture to overlay", "allows", "Notes"):
         assert title not in page.text
+    assert "Frame path" not in page.text
     assert len(page.attributes("svg")) == 2
     assert not Page(render_page(bench_results.result())).attributes("svg")
 
@@ -270,3 +283,11 @@ def test_names_of_points_that_lie_together_do_not_cover_each_other():
     for index, (x, y) in enumerate(places):
         for other_x, other_y in places[:index]:
             assert abs(x - other_x) > 50 or abs(y - other_y) > 9
+
+
+def test_frames_are_dropped_and_late_only_at_the_videos_own_rate():
+    full = bench_results.full_result()
+    taken = dataclasses.replace(full.end_to_end, paced=False, dropped=0, late=0)
+    page = Page(render_page(dataclasses.replace(full, end_to_end=taken)))
+    assert "as fast as they are taken" in page.text
+    assert "a newer frame came" not in page.text and "after they were due" not in page.text

@@ -27,9 +27,8 @@ def rewrite_transformer(transformer: StaticTransformer) -> tuple[AppliedRewrite,
     for block in transformer.blocks:
         fold_layer_scale(block)
     fold_query_scale(transformer)
-    drop_unread_tokens(transformer)
     transformer.norm = without_shift(transformer.norm)
-    return (
+    applied = (
         AppliedRewrite(
             "layer-scale-into-products",
             ("backbone.blocks.*.attn.proj", "backbone.blocks.*.mlp"),
@@ -40,6 +39,11 @@ def rewrite_transformer(transformer: StaticTransformer) -> tuple[AppliedRewrite,
             ("backbone.blocks.*.attn.qkv",),
             "the scale of attention is in the query's weights, so queries and keys share tables",
         ),
+    )
+    if not drop_unread_tokens(transformer):
+        return applied
+    return (
+        *applied,
         AppliedRewrite(
             "unread-tokens-dropped",
             (f"backbone.blocks.{len(transformer.blocks) - 1}",),
@@ -69,10 +73,16 @@ def fold_query_scale(transformer: StaticTransformer) -> None:
     transformer.share_tables()
 
 
-def drop_unread_tokens(transformer: StaticTransformer) -> None:
-    """Class and register tokens of the last block: as keys and values they are read, no further."""
-    if transformer.taps[-1] == len(transformer.blocks) - 1:
+def drop_unread_tokens(transformer: StaticTransformer) -> bool:
+    """Class and register tokens of the last block: as keys and values they are read, no further.
+
+    Returns:
+        Whether the last block is tapped, so that this is so.
+    """
+    tapped = transformer.taps[-1] == len(transformer.blocks) - 1
+    if tapped:
         transformer.blocks[-1].skipped = transformer.prefix_tokens
+    return bool(tapped)
 
 
 def without_shift(norm: nn.LayerNorm) -> nn.LayerNorm:

@@ -170,7 +170,7 @@ def _speed(runs: Sequence[Run]) -> str | None:
         lines.append(
             [
                 *_place(run, own),
-                _milliseconds(own) + (f" ({variant})" if variant else ""),
+                _milliseconds(own) + (f" ({variant})" if variant else "") + _dice(own),
                 *(_peer(by_name.get(name), own) for name in names),
                 f"{100 * own.bound.share:.0f} %" if own.bound else "-",
             ]
@@ -182,7 +182,15 @@ def _peer(peer: CandidateRecord | None, own: CandidateRecord) -> str:
     if peer is None:
         return "-"
     verdict = judge(peer.samples_ms, own.samples_ms, paired=True)
-    return f"{_milliseconds(peer)}<br>{_ratio(verdict)}"
+    return f"{_milliseconds(peer)}<br>{_ratio(verdict)}{_dice(peer)}"
+
+
+def _dice(one: CandidateRecord) -> str:
+    """What a latency is worth; nothing where no accuracy was taken."""
+    if one.accuracy is None:
+        return ""
+    against = "" if one.accuracy.against == "labels" else " against FP32"
+    return f"<br>Dice {one.accuracy.dice:.4f}{against}"
 
 
 def _rewrites(runs: Sequence[Run]) -> str | None:

@@ -24,7 +24,7 @@ from edgeseg._files import sha256_file
 from edgeseg.bench.candidate import Array, Candidate
 from edgeseg.bench.engine_candidate import arithmetic
 from edgeseg.bench.peers import CandidateSpec
-from edgeseg.bench.result import read_result, write_result
+from edgeseg.bench.result import LimitsRecord, read_result, write_result
 from edgeseg.bench.tables import candidate_rows, int8_remarks, remarks, throughput_rows
 from edgeseg.bundle import read_bundle, seal
 from edgeseg.cli import main
@@ -43,6 +43,7 @@ from edgeseg.synthetic import generate_dataset
 from edgeseg.workflows import _bench_run, _bench_source
 from edgeseg.workflows import build as build_module
 from edgeseg.workflows._bench_accuracy import score_candidates
+from edgeseg.workflows._bench_bound import bound_of
 from edgeseg.workflows._bench_child import EngineSpec, measure_child
 from edgeseg.workflows._validate import Validation
 from edgeseg.workflows.benchmark import benchmark
@@ -177,17 +178,18 @@ def test_without_masks_fp32_is_the_truth(
     assert all(one.accuracy is None for one in result.candidates[1:])
 
 
+class Broken(Candidate):
+    name, version, how, precision, threads = "broken", "1", "not at all", "float16", 1
+
+    def infer(self, tensors: Mapping[str, Array]) -> dict[str, Array]:
+        logits = np.zeros((1, 1, 32, 48), np.float32)
+        logits[..., 5, 5] = np.nan
+        return {"logits": logits}
+
+    def close(self) -> None: ...
+
+
 def test_logits_that_are_not_finite_get_no_score(bundle: Path, data: Path) -> None:
-    class Broken(Candidate):
-        name, version, how, precision, threads = "broken", "1", "not at all", "float16", 1
-
-        def infer(self, tensors: Mapping[str, Array]) -> dict[str, Array]:
-            logits = np.zeros((1, 1, 32, 48), np.float32)
-            logits[..., 5, 5] = np.nan
-            return {"logits": logits}
-
-        def close(self) -> None: ...
-
     with edgeseg.open(bundle) as model, pytest.raises(BackendError, match=r"broken.*not finite"):
         score_candidates([Broken()], model, Validation.open(data / "val"), None)
 
@@ -449,6 +451,29 @@ def test_a_checkpoint_is_built_and_measured_beside_its_peers(
     monkeypatch.setattr(_bench_run.Bench, "measure", nothing_is_measured)
     with pytest.raises(UsageError, match="is not the checkpoint"):
         benchmark(kept, **QUICK, vs=("onnxruntime",), checkpoint=other)
+
+
+def test_the_bound_follows_the_arithmetic_that_a_candidate_names(bundle: Path) -> None:
+    limits = LimitsRecord({"int8": 400.0, "bf16": 200.0, "fp32": 100.0}, 10.0, 1, "made up")
+    graph = bundle / "fp32.onnx"
+    gop = 2 * 3 * 32 * 48 / 1e9
+
+    class Named(Broken):
+        def __init__(self, precision: str) -> None:
+            self.precision = precision
+
+    for rest, arithmetic_, rate in (
+        ("float32", "fp32", 100.0),
+        ("f32", "fp32", 100.0),
+        ("bfloat16", "bf16", 200.0),
+        ("bf16", "bf16", 200.0),
+    ):
+        for words in (rest, f"INT8 products, rest {rest}"):
+            found = bound_of(Named(words), graph, limits, 1.0)
+            assert found is not None and found.gop == {arithmetic_: pytest.approx(gop)}, words
+            assert found.compute_ms == pytest.approx(1e3 * gop / rate)
+    # No rate is measured of it.
+    assert bound_of(Named("INT8 products, rest float16"), graph, limits, 1.0) is None
 
 
 def test_arithmetic_in_words(bundle: Path) -> None:

@@ -11,7 +11,7 @@ from bench_results import candidate, machine, result, round_median, samples
 
 from edgeseg.bench.cost import CostRow, CostTable, write_cost
 from edgeseg.bench.readme_table import main, regenerate, tables
-from edgeseg.bench.result import BoundRecord, LimitsRecord, write_result
+from edgeseg.bench.result import AccuracyRecord, BoundRecord, LimitsRecord, write_result
 from edgeseg.errors import InputError
 
 PAGE = """# A project
@@ -40,6 +40,10 @@ def own(ms: float, seed: int = 1, name: str = "edgeseg int8"):
     return candidate(name, ms, samples_ms=samples(ms, seed=seed), bound=bound)
 
 
+def scored(dice: float, against: str) -> AccuracyRecord:
+    return AccuracyRecord(100, against, dice, dice - 0.1, None, "case 9", 0.1)
+
+
 @pytest.fixture
 def repository(tmp_path) -> Path:
     """Runs of one checkpoint: an old one, a new one, one as exported; another file beside them."""
@@ -50,7 +54,10 @@ def repository(tmp_path) -> Path:
     )
     plain = result(own(30.0), candidate("torch", 100.0), rewrites=(), subject="v1-plain")
     other = result(
-        own(9.5), candidate("nncf", 19.0), machine=machine(cpu="Xeon"), checkpoint_sha256="c" * 64
+        dataclasses.replace(own(9.5), accuracy=scored(0.70124, "labels")),
+        candidate("nncf", 19.0, accuracy=scored(0.61, "fp32")),
+        machine=machine(cpu="Xeon"),
+        checkpoint_sha256="c" * 64,
     )
     for name, run in (("b-new", new), ("a-old", old), ("c-plain", plain), ("d/xeon", other)):
         commit(tmp_path, name, run)
@@ -109,8 +116,9 @@ def test_the_table_of_speed_has_the_newest_run_of_each_thing(repository):
     assert epyc[4].startswith(f"{np.median(torch_ms):.1f} ms<br>{ratio:.2f} (")
     assert epyc[5].endswith("not beyond noise") and epyc[6:] == ["-", "41 %"]
     assert xeon[0] == "[v1](bench/results/d/xeon), 256x256"
-    assert xeon[3] == f"{np.median(samples(9.5, seed=1)):.2f} ms (int8)"
+    assert xeon[3] == f"{np.median(samples(9.5, seed=1)):.2f} ms (int8)<br>Dice 0.7012"
     assert xeon[4:6] == ["-", "-"] and "2.0" in xeon[6]
+    assert xeon[6].endswith(")<br>Dice 0.6100 against FP32")
 
 
 def test_the_table_of_rewrites_joins_runs_of_one_checkpoint(repository):

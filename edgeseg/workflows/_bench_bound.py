@@ -13,7 +13,12 @@ from edgeseg.bench.work import Arithmetic, bound, count_work
 __all__ = ["bound_of", "graph_of", "size_mib"]
 
 _READ = (".onnx", ".xml")
-_REST: dict[str, Arithmetic] = {"float32": "fp32", "bfloat16": "bf16"}
+_REST: dict[str, Arithmetic] = {
+    "float32": "fp32",
+    "f32": "fp32",
+    "bfloat16": "bf16",
+    "bf16": "bf16",
+}
 """By the last word of a candidate's precision. No rate is measured for others."""
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import logging
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -19,7 +20,7 @@ from checkpoints import make_checkpoint
 from video_files import write_video
 
 import edgeseg
-from edgeseg import _optional
+from edgeseg import _optional, tuning
 from edgeseg._files import sha256_file
 from edgeseg.bench.candidate import Array, Candidate
 from edgeseg.bench.engine_candidate import arithmetic
@@ -40,7 +41,7 @@ from edgeseg.errors import (
 from edgeseg.metrics import evaluate_mask, mean_score
 from edgeseg.spec import CalibrationRecord, TensorSpec
 from edgeseg.synthetic import generate_dataset
-from edgeseg.workflows import _bench_run, _bench_source
+from edgeseg.workflows import _bench_run, _bench_source, _opening
 from edgeseg.workflows import build as build_module
 from edgeseg.workflows._bench_accuracy import score_candidates
 from edgeseg.workflows._bench_bound import bound_of
@@ -221,6 +222,39 @@ def test_a_video_goes_from_capture_to_overlay(bundle: Path, tmp_path: Path) -> N
     assert drawn is not None and drawn.video == "clip.mp4" and drawn.paced
     # The first frames warm up, and a busy machine may drop some.
     assert 0 < drawn.frames == len(drawn.samples_ms) <= 12
+
+
+@pytest.mark.usefixtures("quick_bench")
+def test_threads_that_nobody_names_are_calibrated_once_before_engines_open(
+    bundle: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    monkeypatch.setenv("EDGESEG_CACHE", str(tmp_path))
+    steps: list[str] = []
+
+    def quickly(subject: tuning.Subject) -> tuning.Tuned:
+        steps.append(subject.file.name)
+        # What other tests do meanwhile is nobody's business.
+        return tuning.tune(subject, budget_s=0.01, others_s=lambda: None)
+
+    def opened(bench: _bench_run.Bench, spec: EngineSpec) -> None:
+        steps.append(f"open {spec.precision}")
+        open_one(bench, spec)
+
+    open_one = _bench_run.Bench.open
+    monkeypatch.setattr(_opening, "tune", quickly)
+    monkeypatch.setattr(_bench_run.Bench, "open", opened)
+    both = {"precisions": ("int8", "fp32"), "frame_hw_px": (60, 80), "rounds": 3}
+    with caplog.at_level(logging.INFO):
+        benchmark(bundle, **both)
+    assert steps == ["int8.onnx", "fp32.onnx", "open int8", "open fp32"]
+    assert caplog.text.count("threads, calibrated for this machine: ") == 2
+    steps.clear()
+    benchmark(bundle, **both)
+    benchmark(bundle, **both, threads=1)
+    assert steps == ["open int8", "open fp32"] * 2
 
 
 def test_what_is_no_video_is_refused_before_anything_is_measured(

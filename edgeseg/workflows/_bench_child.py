@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 
 from edgeseg import model as models
+from edgeseg._progress import Progress, silent
 from edgeseg.backends.base import Hint
 from edgeseg.bench.candidate import Array, Candidate
 from edgeseg.bench.engine_candidate import EngineCandidate
@@ -30,8 +31,9 @@ from edgeseg.bench.peers import CandidateSpec
 from edgeseg.errors import BackendError, EdgesegError
 from edgeseg.spec import Precision, from_json, to_json
 from edgeseg.workflows import _peers
+from edgeseg.workflows._opening import FRAMES_WORTH_TUNING, open_for_job
 
-__all__ = ["ChildFigures", "EngineSpec", "Spec", "measure_child", "open_spec"]
+__all__ = ["ChildFigures", "EngineSpec", "Spec", "calibrate_threads", "measure_child", "open_spec"]
 
 MORE_CALLS = 10
 """After the first answer, so that memory which is kept for later calls shows."""
@@ -62,6 +64,26 @@ class EngineSpec:
                 profile=profile,
             )
         )
+
+
+def calibrate_threads(spec: EngineSpec, progress: Progress = silent) -> None:
+    """Calibrate threads and cores for what ``spec`` opens from now on, unless that is done.
+
+    The answer is in this machine's cache, where another process finds it too. Off the CPU, and
+    where ``spec`` names its threads, there is nothing to calibrate.
+
+    Raises:
+        EdgesegError: as ``edgeseg.open``.
+    """
+    open_for_job(
+        spec.bundle,
+        FRAMES_WORTH_TUNING,
+        backend=spec.backend,
+        device=spec.device,
+        precision=spec.precision,
+        threads=spec.threads,
+        progress=progress,
+    ).close()
 
 
 Spec = EngineSpec | GraphSpec | CandidateSpec

@@ -20,7 +20,7 @@ from edgeseg.errors import OutputError, UsageError
 from edgeseg.spec import Precision
 from edgeseg.video import open_source
 from edgeseg.video.source import media_kind
-from edgeseg.workflows._bench_child import EngineSpec
+from edgeseg.workflows._bench_child import EngineSpec, calibrate_threads
 from edgeseg.workflows._bench_measure import Effort
 from edgeseg.workflows._bench_run import Bench, BenchReport
 from edgeseg.workflows._bench_source import check_arguments, open_subject
@@ -71,8 +71,9 @@ def benchmark(
         backend: as for ``edgeseg.open``.
         device: as for ``edgeseg.open``; peers run on the CPU.
         precisions: of edgeseg's candidates, each of which is measured; none: as built.
-        threads: CPU threads of each candidate; None: for edgeseg as ``edgeseg.open`` chooses, for
-            peers one for each physical core.
+        threads: CPU threads of each candidate; None: for edgeseg as a calibration says that is
+            made once for each variant on this machine (``edgeseg.tuning``), for peers one for each
+            physical core.
         frame_hw_px: height and width of the frame, which is generated.
         profile: time the layers of the first engine as well, and sum them up by part of the model.
         end_to_end: a video: its first minute goes from capture to overlay at its own rate.
@@ -123,9 +124,18 @@ def benchmark(
             threads=threads,
             progress=progress,
         )
+        path = str(subject.bundle.path)
+        specs = [
+            EngineSpec(path, backend, device, precision, threads)
+            for precision in precisions or (None,)
+        ]
+        if threads is None:
+            # Before any engine of the measurement is open.
+            for spec in specs:
+                calibrate_threads(spec, progress)
         bench = Bench(stack, subject, frame, effort, progress)
-        for precision in precisions or (None,):
-            bench.open(EngineSpec(str(subject.bundle.path), backend, device, precision, threads))
+        for spec in specs:
+            bench.open(spec)
         if vs:
             bench.open_peers(vs, temporary, data=data, validation=val, threads=threads)
         report = bench.measure(validation, video, profile=profile)

@@ -19,8 +19,10 @@ class Candidate(Closing, abc.ABC):
     """A checkpoint, loaded by some library and ready to run. Use it as a context manager.
 
     Inputs and outputs are those of the bundle's FP32 graph, by name: ``image`` to ``logits``, or
-    one of each for every view. What the library wants instead (torch tensors, other layouts) is
-    made inside `infer` and counts, unless it costs nothing to its own users.
+    one of each for every view; variants of the bundle may take resized pictures under the same
+    names (``workflows/_bench_inputs.py`` makes what each takes). What the library wants instead
+    (torch tensors, other layouts) is made inside `infer` and counts, unless it costs nothing to its
+    own users.
 
     Attributes:
         name: ``torch``, ``onnxruntime``...; ``edgeseg int8``.
@@ -43,7 +45,8 @@ class Candidate(Closing, abc.ABC):
         """Answer one frame.
 
         Args:
-            tensors: float32 arrays by name, preprocessed as the authors do.
+            tensors: by name, float32, preprocessed as the authors do; for edgeseg's own engines
+                what ``Model.preprocess`` makes.
 
         Returns:
             float32 arrays by name.

@@ -36,7 +36,9 @@ class PlacementReport:
 def check_placement(model: Any, backend: str = "tensorrt") -> PlacementReport:
     """Check an ONNX model with Q/DQ nodes against the rules of ``placement``.
 
-    - Q and DQ come in pairs, or a DQ stands behind INT8 codes that are a constant weight.
+    - Q and DQ come in pairs, or a DQ stands behind INT8 codes that are a constant weight, or,
+      where the target takes pictures, behind a graph input of uint8: its values are the codes, with
+      scale 1 and zero point 0.
     - Scales are constant, finite, positive and of the data's type; zero points are constant zeros
       of INT8 (or 128 of uint8, where the backend's target has it).
     - Activations have one scale; weights one an output channel, or one.
@@ -115,6 +117,11 @@ class _Check:
             self.offences.append(f"{node.name}: makes a graph output")
         if self.graph.is_constant(codes):
             self._scale(node, node.output[0], weight=codes)
+        elif self.target.picture_input and codes in self.graph.inputs:
+            self._scale(node, node.output[0], zero=0)
+            if np.any(self.graph.value(node.input[1]) != 1.0):
+                self.offences.append(f"{node.name}: a picture's scale is not 1")
+            self._readers(node, codes)
         elif maker is None or maker.op_type != "QuantizeLinear":
             self.offences.append(f"{node.name}: dequantises what no QuantizeLinear made")
         else:
@@ -176,7 +183,8 @@ class _Check:
             return None
         return maker if self.graph.is_constant(maker.input[0]) else None
 
-    def _scale(self, node: Node, data: str, weight: str | None = None) -> None:
+    def _scale(self, node: Node, data: str, weight: str | None = None, zero: int = 128) -> None:
+        """Scale and zero point; ``zero`` is that of codes which are stored as uint8."""
         scale = self.graph.value(node.input[1])
         if scale is None:
             self.offences.append(f"{node.name}: its scale is not a constant")
@@ -189,7 +197,7 @@ class _Check:
             self.offences.append(f"{node.name}: scale and data differ in type")
         zero_point = self.graph.value(node.input[2]) if len(node.input) > 2 else None
         signed = weight is not None or self.target.activations == "int8"
-        wanted = (np.dtype(np.int8), 0) if signed else (np.dtype(np.uint8), 128)
+        wanted = (np.dtype(np.int8), 0) if signed else (np.dtype(np.uint8), zero)
         if zero_point is None:
             self.offences.append(f"{node.name}: has no constant zero point")
         elif zero_point.dtype != wanted[0] or not (zero_point == wanted[1]).all():

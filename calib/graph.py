@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +179,12 @@ class Graph:
             candidate, i = f"{name}_{i}", i + 1
         self._names.add(candidate)
         return candidate
+
+    def retype_input(self, name: str, element_type: int, shape: Sequence[int]) -> None:
+        """Give a graph input another ONNX element type and shape; its readers must fit them."""
+        (value,) = (v for v in self.model.graph.input if v.name == name)
+        value.CopyFrom(helper.make_tensor_value_info(name, element_type, shape))
+        self._types[name] = value.type.tensor_type
 
     def add_constant(self, name: str, value: Array) -> str:
         """Add an initialiser and return its (unique) name."""

@@ -184,7 +184,7 @@ def _reason_for_float(graph: Graph, product: Product, target: Target) -> str | N
     node = product.node
     if _RESAMPLING.search(product.name):
         return "its matrix resamples, so rounding would show in every value behind it"
-    reads_input = product.activation in graph.inputs
+    reads_input = _reads_input(graph, product.activation)
     if node.op_type == "Conv" and reads_input and not target.first_convolution:
         return "its few input channels fill no INT8 unit, and it is a small share of the work"
     if target.convolution_outputs:
@@ -193,6 +193,15 @@ def _reason_for_float(graph: Graph, product: Product, target: Target) -> str | N
         if node.op_type == "Conv":
             return _reason_against_output(graph, product.output)
     return None
+
+
+def _reads_input(graph: Graph, tensor: str) -> bool:
+    """Whether a tensor is an input of the graph, of whatever type and layout."""
+    maker = graph.producer(tensor)
+    while maker is not None and maker.op_type in ("Cast", "Transpose"):
+        tensor = maker.input[0]
+        maker = graph.producer(tensor)
+    return tensor in graph.inputs
 
 
 def _reason_against_output(graph: Graph, tensor: str) -> str | None:

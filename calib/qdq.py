@@ -19,10 +19,17 @@ from edgeseg.calib.check import check_placement
 from edgeseg.calib.fp16 import Fp16Mode, convert_to_fp16
 from edgeseg.calib.graph import Graph, Node
 from edgeseg.calib.half import MAX_HALF, half_upwards
+from edgeseg.calib.picture import (
+    Picture,
+    centre_biases,
+    dequantize_pictures,
+    reason_against,
+    take_pictures,
+)
 from edgeseg.calib.placement import Placement, Product, place
 from edgeseg.calib.targets import Target, target_for
 from edgeseg.errors import CalibrationError
-from edgeseg.spec import BackendName, Decision
+from edgeseg.spec import BackendName, Decision, PreprocessSpec
 
 __all__ = ["QuantizedGraph", "activation_scale", "quantize", "quantize_weight", "separate_bias"]
 
@@ -43,6 +50,9 @@ class QuantizedGraph:
     products: tuple[str, ...]
     """Names of the nodes that are computed in INT8."""
     decisions: tuple[Decision, ...]
+    takes_pictures: bool = False
+    """Whether its inputs are the resized pictures, uint8 (N, height, width, 3) BGR, instead of the
+    normalised planes of the FP32 graph."""
 
 
 def quantize(
@@ -52,6 +62,7 @@ def quantize(
     destination: Path,
     exclude: Sequence[str] = (),
     *,
+    preprocess: PreprocessSpec | None = None,
     rest_mode: Fp16Mode = "fp16",
 ) -> QuantizedGraph:
     """Write the INT8 form of an FP32 graph for one backend.
@@ -63,6 +74,9 @@ def quantize(
         backend: ``openvino``, ``onnxruntime`` or ``tensorrt`` (see ``targets``).
         destination: file to write, atomically.
         exclude: regular expressions; a Linear or Conv whose whole name matches stays in float.
+        preprocess: whose normalisation the file is to contain, for a target that takes the resized
+            picture and a graph that allows it (see ``picture``); None leaves the inputs as they
+            are.
         rest_mode: what of the rest is FP16, for a target whose rest is (see ``fp16``).
 
     Raises:
@@ -73,11 +87,23 @@ def quantize(
     """
     target = target_for(backend)
     graph = Graph.load(fp32_path)
+    pictures: tuple[Picture, ...] = ()
+    kept_inputs: tuple[Decision, ...] = ()
+    words = target.words
+    if preprocess is not None and target.picture_input:
+        reason = reason_against(graph)
+        if reason is None:
+            pictures = take_pictures(graph, preprocess)
+            words += "; normalisation and order of colours inside the patch embedding"
+        else:
+            kept_inputs = (Decision(f"{target.backend} takes normalised planes", reason),)
     placement = place(graph, target, exclude)
-    _insert(graph, placement, thresholds, target)
+    _insert(graph, placement, thresholds, target, pictures)
+    if preprocess is not None:
+        centre_biases(graph, pictures, preprocess)
     if target.separate_bias:
         separate_bias(graph)
-    decisions, words = placement.decisions, target.words
+    decisions = kept_inputs + placement.decisions
     if target.rest == "fp16":
         if rest_mode == "fp16-safe":
             words += ", attention scores and softmax too"
@@ -92,6 +118,7 @@ def quantize(
         placement=words,
         products=tuple(p.name for p in placement.products),
         decisions=decisions,
+        takes_pictures=bool(pictures),
     )
 
 
@@ -174,9 +201,15 @@ def separate_bias(graph: Graph) -> int:
 
 
 def _insert(
-    graph: Graph, placement: Placement, thresholds: Mapping[str, float], target: Target
+    graph: Graph,
+    placement: Placement,
+    thresholds: Mapping[str, float],
+    target: Target,
+    pictures: Sequence[Picture],
 ) -> None:
-    missing = [n for n in (*placement.inputs, *placement.outputs) if n not in thresholds]
+    exact = {picture.planes: picture for picture in pictures}
+    inputs = [name for name in placement.inputs if name not in exact]
+    missing = [n for n in (*inputs, *placement.outputs) if n not in thresholds]
     if missing:
         raise CalibrationError(
             f"no range was calibrated for tensor {missing[0]!r}"
@@ -188,7 +221,8 @@ def _insert(
     for name in placement.outputs:
         _quantize_output(graph, name, thresholds[name], zero_point, target)
     pairs: dict[str, str] = {}
-    for name in placement.inputs:
+    dequantize_pictures(graph, [exact[n] for n in placement.inputs if n in exact])
+    for name in inputs:
         maker = graph.producer(name) if target.before_transpose else None
         if maker is None or maker.op_type != "Transpose":
             if name not in pairs:

@@ -29,7 +29,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from edgeseg._machine import cpu_name
 from edgeseg._optional import require
-from edgeseg.backends.base import Array, Engine, EngineInfo, layout_of_rank
+from edgeseg.backends.base import Array, Engine, EngineInfo, usual_layout
 from edgeseg.calib.graph import LAYOUT_OPS, Graph, Node
 from edgeseg.calib.half import HALF_OVERFLOW, MAX_HALF
 from edgeseg.errors import BackendError, CalibrationError, UsageError
@@ -192,7 +192,7 @@ def _spec(graph: Graph, name: str, path: Path) -> TensorSpec:
     if dtype is None:
         raise CalibrationError(f"{path}: {name!r} has a type that cannot be evaluated")
     shape = graph.shape(name)
-    return TensorSpec(name, dtype, shape, layout_of_rank(len(shape)))
+    return TensorSpec(name, dtype, shape, usual_layout(dtype, shape))
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,9 @@ with AVX-512 VNNI and AMX; ratios to FP32 of the same library):
   the bytes, are then brought into the layout that the product wants, mostly by not moving at all,
   where a quantisation in between would have the tensor written twice (v2: 98.6 to 89.4 ms on one
   core of an EPYC).
+- Both CPU libraries take the resized picture itself (``picture``): OpenVINO's convolution reads its
+  bytes where the resize left them, so that no pass over the input remains before it. ONNX Runtime
+  makes planes of floats first, at a quarter of the bytes to read, and convolves those in float.
 - **TensorRT** wants the same placement. Its scales are FP16 numbers, for the FP16 rest, and the
   patch embedding stays FP16: three input channels cannot fill an INT8 tensor core.
 - **ONNX Runtime's** CPU provider has INT8 convolutions with quantised outputs only, so outputs of
@@ -48,6 +51,8 @@ class Target:
     """Quantise the outputs of convolutions (and only convolve in INT8 where that is allowed)."""
     first_convolution: bool
     """Quantise the convolution that reads the graph's input."""
+    picture_input: bool
+    """Take the resized picture, uint8 (N, height, width, 3) BGR, instead of normalised planes."""
     before_transpose: bool
     """Quantise what a Transpose reads instead of what it makes, where a product reads that."""
     separate_bias: bool
@@ -63,6 +68,7 @@ TARGETS: dict[BackendName, Target] = {
         activations="uint8",
         convolution_outputs=False,
         first_convolution=True,
+        picture_input=True,
         before_transpose=True,
         separate_bias=False,
         words=(
@@ -76,6 +82,7 @@ TARGETS: dict[BackendName, Target] = {
         activations="uint8",
         convolution_outputs=True,
         first_convolution=False,
+        picture_input=True,
         before_transpose=False,
         separate_bias=True,
         words=(
@@ -89,6 +96,7 @@ TARGETS: dict[BackendName, Target] = {
         activations="int8",
         convolution_outputs=False,
         first_convolution=False,
+        picture_input=False,
         before_transpose=False,
         separate_bias=False,
         words=(

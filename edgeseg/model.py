@@ -29,7 +29,7 @@ from edgeseg.bundle import Bundle, read_bundle
 from edgeseg.errors import BackendError, MissingDependencyError, UsageError
 from edgeseg.golden import GoldenFigures, check_golden
 from edgeseg.plans import Plan, find_plan, has_plans, open_plan, this_machine
-from edgeseg.preprocess import Preprocessor
+from edgeseg.preprocess import Preprocessor, takes_pictures
 from edgeseg.reader import Reader, Reading
 from edgeseg.settings import Settings
 from edgeseg.spec import Precision, PreprocessSpec, ReadoutSpec, RoiSpec, Variant
@@ -163,7 +163,9 @@ class Model(Closing):
             self.engine = open_plan(plan, self.variant, asked)
         try:
             self.fed_spec, self.output_rows, golden_rows = self._ports.fit(self.engine)
-            self._preprocessor = Preprocessor(self.fed_spec)
+            self._preprocessor = Preprocessor(
+                self.fed_spec, pictures=takes_pictures(self.engine.inputs)
+            )
             self._reader = Reader(self.preprocess_spec, self.readout, rows=self.output_rows)
             self._stages = self.bound_stages()
             self.golden_figures = self._check_golden(golden_rows)
@@ -366,6 +368,12 @@ class _Ports:
                 f"{self._variant.file} takes {', '.join(port.name for port in engine.inputs)}, "
                 f"the manifest says {', '.join(spec.name for spec in wanted)}"
             )
+        for port, spec in zip(engine.inputs, wanted, strict=True):
+            if port.dtype != spec.dtype:
+                raise BackendError(
+                    f"{self._variant.file} takes {port.name} of {port.dtype}, the manifest says "
+                    f"{spec.dtype}"
+                )
         if not self._built:
             self._check_shapes(engine, [spec.shape for spec in wanted])
             return self._chosen, None, None

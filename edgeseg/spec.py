@@ -126,6 +126,9 @@ class VolumeSpec:
 class PreprocessSpec:
     """How a uint8 BGR frame becomes the network's input tensor (1, 3, height, width), float32 RGB.
 
+    A graph whose input is uint8 (1, height, width, 3) takes the resampled frame itself, BGR, and
+    does what is behind the resampling inside its first convolution.
+
     The frame (or its region of interest) is resampled to ``height_px`` x ``width_px`` without
     keeping the aspect ratio, with PIL's antialiased filter of that name and its 8-bit result,
     then ``(value * scale - mean) / std`` per channel.
@@ -242,7 +245,8 @@ class TensorSpec:
     dtype: DType
     shape: tuple[int, ...]
     layout: str
-    """One letter a dimension: ``NCHW`` for images, ``NCDHW`` for volumes."""
+    """One letter a dimension: ``NCHW`` for images as planes, ``NHWC`` for pictures of interleaved
+    bytes, ``NCDHW`` for volumes."""
 
 
 @dataclass(frozen=True)

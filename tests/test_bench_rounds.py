@@ -105,7 +105,7 @@ def test_slow_candidates_get_shorter_blocks_of_a_duration_and_not_of_rounds() ->
 
     def blocks(effort: Effort, sleep_s: float) -> set[int]:
         one = Counting("one", [], sleep_s)
-        found = measure_latencies([one], tensors, effort, lambda *step: None)
+        found = measure_latencies([one], lambda one: tensors, effort, lambda *step: None)
         return {len(block) for block in found["one"]}
 
     assert blocks(Effort(None, 0.1), 0.01) == {2}
@@ -184,7 +184,7 @@ def test_energy_is_that_of_the_counted_frames(
 
     monkeypatch.setattr(_bench_measure, "ENERGY_S", 0.05)
     small, large = Spending("small", 2000), Spending("large", 5000)
-    found = measure_energy([small, large], {}, meter)
+    found = measure_energy([small, large], lambda one: {}, meter)
     assert found["small"].source == source
     # The call that is not counted spends too, before the meter is read.
     assert found["small"].mj_per_frame == pytest.approx(2.0)

@@ -94,6 +94,11 @@ def test_the_bundle_says_what_it_is(int8: Path, checkpoint: Path, data: Path) ->
     assert len({v.file for v in manifest.variants if v.precision == "int8"}) == 3
     tensorrt = read_bundle(int8).variant("int8", "tensorrt")
     assert (tensorrt.products, tensorrt.rest) == ("int8", "fp16")
+    planes, pixels = ("float32", (1, 3, *SIZE), "NCHW"), ("uint8", (1, *SIZE, 3), "NHWC")
+    for variant in manifest.variants:
+        pictures = variant.precision == "int8" and variant != tensorrt
+        (port,) = variant.inputs
+        assert (port.dtype, port.shape, port.layout) == (pixels if pictures else planes)
     limits = [limits for v in manifest.variants for limits in v.golden_limits.values()]
     assert all(0 < one.relative_error < 1 for one in limits)
     assert all(0.9 < one.cosine < 1 and 0.5 < one.mask_agreement < 1 for one in limits)

@@ -93,6 +93,14 @@ def test_the_manifest_holds_views_and_read_out(bundle):
     assert readout.z_smoothing == ZSmoothingSpec(2.0, "mm")
     assert readout.time_constant_ms == 80.0
     assert {v.precision for v in manifest.variants} == {"fp32", "int8", "fp16", "fp16-safe"}
+    for variant in manifest.variants:
+        if variant.precision == "int8" and "tensorrt" not in variant.backends:
+            assert [(i.dtype, i.shape) for i in variant.inputs] == [
+                ("uint8", (2, 48, 48, 3)),
+                ("uint8", (2, 64, 80, 3)),
+            ]
+        else:
+            assert {i.dtype for i in variant.inputs} == {"float32"}
     assert manifest.parity.relative <= 1e-4
     page = (bundle / "report.html").read_text()
     assert "48x48, 64x80" in page and "mirrored left and right" in page

@@ -19,7 +19,7 @@ from edgeseg.backends.base import (
     EngineInfo,
     EngineOptions,
     LayerTime,
-    layout_of_rank,
+    usual_layout,
 )
 from edgeseg.backends.binding import aligned_array
 from edgeseg.errors import BackendError, BackendUnavailableError, UsageError
@@ -219,4 +219,4 @@ def _spec(port: Any) -> TensorSpec:
     dtype = _DTYPES.get(port.type)
     if dtype is None:
         raise BackendError(f"tensor {port.name!r} has unsupported type {port.type}")
-    return TensorSpec(port.name, dtype, tuple(port.shape), layout_of_rank(len(port.shape)))
+    return TensorSpec(port.name, dtype, tuple(port.shape), usual_layout(dtype, port.shape))

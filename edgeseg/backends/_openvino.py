@@ -17,7 +17,7 @@ from edgeseg.backends.base import (
     EngineInfo,
     EngineOptions,
     LayerTime,
-    layout_of_rank,
+    usual_layout,
 )
 from edgeseg.backends.binding import aligned_array
 from edgeseg.errors import BackendError, BackendUnavailableError
@@ -224,7 +224,7 @@ def _spec(port: Any) -> TensorSpec:
     if dtype is None:
         raise BackendError(f"tensor {name!r} has unsupported type {port.element_type}")
     shape = tuple(int(n) for n in port.shape)
-    return TensorSpec(name, dtype, shape, layout_of_rank(len(shape)))
+    return TensorSpec(name, dtype, shape, usual_layout(dtype, shape))
 
 
 def _first_line(error: Exception) -> str:

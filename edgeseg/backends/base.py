@@ -14,7 +14,7 @@ from __future__ import annotations
 import abc
 import threading
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, Protocol, get_args, runtime_checkable
 
@@ -37,8 +37,8 @@ __all__ = [
     "Hint",
     "LayerTime",
     "StreamEngine",
-    "layout_of_rank",
     "placement_for",
+    "usual_layout",
 ]
 
 Hint = Literal["latency", "throughput"]
@@ -48,8 +48,14 @@ BoundRun = Callable[[], Mapping[str, Array]]
 """Runs a graph on arrays that it was made with; its results are valid until the next call."""
 
 
-def layout_of_rank(rank: int) -> str:
-    """Usual dimension letters of a tensor whose file names none: images, volumes, tokens."""
+def usual_layout(dtype: str, shape: Sequence[int]) -> str:
+    """Usual dimension letters of a tensor whose file names none: images, volumes, tokens.
+
+    Bytes with three of them in the last dimension are pictures.
+    """
+    rank = len(shape)
+    if dtype == "uint8" and rank == 4 and shape[3] == 3:
+        return "NHWC"
     return {5: "NCDHW", 4: "NCHW", 3: "NTC", 2: "NC", 1: "N"}.get(rank, "D" * rank)
 
 

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from edgeseg._progress import Progress, silent
-from edgeseg.bench.candidate import Array, Candidate
+from edgeseg.bench.candidate import Candidate
 from edgeseg.bench.result import AccuracyRecord
 from edgeseg.errors import BackendError, DataError, UsageError
 from edgeseg.metrics import CaseScore, evaluate_mask, mean_score, resize_mask
 from edgeseg.model import Model
+from edgeseg.workflows._bench_inputs import FrameInputs
 from edgeseg.workflows._validate import Validation
 from edgeseg.workflows.evaluate import crop_to_roi
 
@@ -54,11 +55,11 @@ def score_candidates(
     total = len(validation)
     for done, (case_id, image, labels) in enumerate(validation.read(classes)):
         progress("accuracy", done, total)
-        tensors = model.preprocess(image)
-        truth = _truth(labels, fp32, model, tensors)
+        inputs = FrameInputs(model, image)
+        truth = _truth(labels, fp32, model, inputs)
         ids.append(case_id)
         for candidate in judged:
-            mask = _mask(candidate, model, tensors)
+            mask = _mask(candidate, model, inputs)
             scores[candidate.name].append(
                 evaluate_mask(mask, resize_mask(truth, *mask.shape), classes)
             )
@@ -83,18 +84,16 @@ def _record(ids: Sequence[str], scores: Sequence[CaseScore], against: str) -> Ac
     )
 
 
-def _truth(
-    labels: Mask | None, fp32: Candidate | None, model: Model, tensors: Mapping[str, Array]
-) -> Mask:
+def _truth(labels: Mask | None, fp32: Candidate | None, model: Model, inputs: FrameInputs) -> Mask:
     if labels is not None:
         return crop_to_roi(labels, model.manifest)
     if fp32 is None:
         raise UsageError("pictures without masks are scored against FP32, which is not open")
-    return _mask(fp32, model, tensors)
+    return _mask(fp32, model, inputs)
 
 
-def _mask(candidate: Candidate, model: Model, tensors: Mapping[str, Array]) -> Mask:
-    outputs = candidate.infer(tensors)
+def _mask(candidate: Candidate, model: Model, inputs: FrameInputs) -> Mask:
+    outputs = candidate.infer(inputs.of(candidate))
     if not all(np.isfinite(output).all() for output in outputs.values()):
         raise BackendError(
             f"{candidate.name}: its logits are not finite, so no mask of it means anything"

@@ -23,6 +23,7 @@ from edgeseg.bench.stats import summary_ms
 from edgeseg.frame_path import model_unavailable_reason, open_frame_path
 from edgeseg.model import Model
 from edgeseg.overlay import Overlay, default_colours
+from edgeseg.workflows._bench_inputs import Fed
 
 __all__ = [
     "Effort",
@@ -65,16 +66,16 @@ class Effort:
 
 def measure_latencies(
     candidates: Sequence[Candidate],
-    tensors: Mapping[str, Array],
+    inputs: Fed,
     effort: Effort,
     progress: Progress,
 ) -> dict[str, Rounds]:
-    """Time all candidates in turn on the same inputs; by name.
+    """Time all candidates in turn on the same frame; by name.
 
     For a duration the calls in a row become fewer where candidates are slow, so that there are
     enough rounds to tell what is noise.
     """
-    calls = {one.name: partial(one.infer, tensors) for one in candidates}
+    calls = {one.name: partial(one.infer, inputs(one)) for one in candidates}
     for call in calls.values():
         for _ in range(_WARM_UP):
             call()
@@ -156,13 +157,14 @@ def frame_path_rate(model: Model, frame: Frame) -> tuple[FrameRate | None, str |
 
 
 def measure_energy(
-    candidates: Sequence[Candidate], tensors: Mapping[str, Array], meter: EnergyMeter
+    candidates: Sequence[Candidate], inputs: Fed, meter: EnergyMeter
 ) -> dict[str, EnergyRecord]:
     """Energy of each candidate while it answers one request after the other, in turn; by name."""
     tallies = {one.name: meter.tally() for one in candidates}
     frames = dict.fromkeys(tallies, 0)
     for _ in range(ENERGY_TURNS):
         for one in candidates:
+            tensors = inputs(one)
             one.infer(tensors)
             with tallies[one.name]:
                 end = perf_counter() + ENERGY_S

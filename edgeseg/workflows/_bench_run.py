@@ -42,6 +42,7 @@ from edgeseg.workflows._bench_child import (
     measure_child,
     open_spec,
 )
+from edgeseg.workflows._bench_inputs import FrameInputs
 from edgeseg.workflows._bench_measure import (
     Effort,
     Frame,
@@ -154,6 +155,11 @@ class Bench:
         assert isinstance(first, EngineCandidate)
         return first
 
+    @property
+    def _inputs(self) -> FrameInputs:
+        """The frame, for all candidates."""
+        return FrameInputs(self._own.model, self._frame)
+
     def measure(
         self, validation: Validation | None, video: Path | None, *, profile: bool
     ) -> BenchReport:
@@ -165,11 +171,10 @@ class Bench:
             profile: whether to time the layers of the first candidate.
         """
         own, progress = self._own, self._progress
-        tensors = own.model.preprocess(self._frame)
         children = self._children()
         limits = self._limits()
         watch = ThrottleWatch()
-        samples = measure_latencies(self._candidates, tensors, self._effort, progress)
+        samples = measure_latencies(self._candidates, self._inputs.of, self._effort, progress)
         watch.look()
         stages = measure_stages(own, self._frame, samples[own.name], self._effort, progress)
         throughput = self._throughputs()
@@ -225,10 +230,10 @@ class Bench:
 
     def _children(self) -> dict[str, ChildFigures]:
         found = {}
-        tensors = self._own.model.preprocess(self._frame)
-        for done, (name, spec) in enumerate(self._specs.items()):
+        inputs = self._inputs
+        for done, one in enumerate(self._candidates):
             self._progress("load time and memory", done, len(self._specs))
-            found[name] = measure_child(name, spec, tensors)
+            found[one.name] = measure_child(one.name, self._specs[one.name], inputs.of(one))
         self._progress("load time and memory", len(self._specs), len(self._specs))
         return found
 
@@ -242,12 +247,11 @@ class Bench:
 
     def _throughputs(self) -> dict[str, tuple[ConcurrencyRecord, ...]]:
         """By concurrency; several requests get an engine that was opened for several."""
-        tensors = self._own.model.preprocess(self._frame)
         found = {}
         for done, one in enumerate(self._candidates):
             self._progress("throughput", done, len(self._candidates))
             with self._several(one) as several:
-                found[one.name] = measure_throughput(one, several, tensors)
+                found[one.name] = measure_throughput(one, several, self._inputs.of(one))
         self._progress("throughput", len(self._candidates), len(self._candidates))
         return found
 
@@ -279,8 +283,7 @@ class Bench:
             self._notes.append(words)
             return {}
         self._progress("energy", 0, 1)
-        tensors = self._own.model.preprocess(self._frame)
-        found = measure_energy(self._candidates, tensors, meter)
+        found = measure_energy(self._candidates, self._inputs.of, meter)
         self._progress("energy", 1, 1)
         return found
 

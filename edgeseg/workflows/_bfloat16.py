@@ -17,7 +17,6 @@ from edgeseg.bench.rounds import measure_rounds
 from edgeseg.bench.stats import ratio
 from edgeseg.bundle import Golden
 from edgeseg.golden import golden_figures
-from edgeseg.preprocess import Preprocessor
 from edgeseg.spec import BackendName, Decision, Manifest, Variant
 from edgeseg.workflows._selftest import answering, feeder
 
@@ -63,7 +62,7 @@ def _judge(
     folder: Path, manifest: Manifest, golden: Golden, variant: Variant
 ) -> tuple[bool, Decision] | None:
     """Whether to keep it, and why; None where this processor has no bfloat16."""
-    feed = feeder(Preprocessor(manifest.preprocess), variant.inputs)
+    feed = feeder(manifest.preprocess, variant.inputs)
     path = folder / variant.file
     with (
         open_engine(path, _BACKEND, EngineOptions(bfloat16=True)) as half,

@@ -17,11 +17,20 @@ from edgeseg.backends import (
     available_backends,
     open_engine,
 )
+from edgeseg.backends.base import Array
 from edgeseg.bundle import Golden
 from edgeseg.errors import CalibrationError
 from edgeseg.golden import Answer, GoldenFigures, golden_figures
-from edgeseg.preprocess import Preprocessor
-from edgeseg.spec import BackendName, GoldenLimits, Manifest, RoiSpec, TensorSpec, Variant
+from edgeseg.preprocess import Preprocessor, takes_pictures
+from edgeseg.spec import (
+    BackendName,
+    GoldenLimits,
+    Manifest,
+    PreprocessSpec,
+    RoiSpec,
+    TensorSpec,
+    Variant,
+)
 from edgeseg.workflows._half_check import HalfCheck, check_half, half_decisions
 from edgeseg.workflows._source import FP32_FILE, Source
 
@@ -31,7 +40,7 @@ GOLDEN_COUNT = 2
 GOLDEN_HW_PX = (240, 320)
 
 Frame = npt.NDArray[np.uint8]
-Feed = Callable[[Frame], dict[str, npt.NDArray[np.float32]]]
+Feed = Callable[[Frame], dict[str, Array]]
 """From a frame to a graph's named inputs."""
 
 _FLOORS = {
@@ -63,7 +72,7 @@ def golden_size(roi: RoiSpec | None) -> tuple[int, int]:
 def golden_answers(
     folder: Path,
     frames: Sequence[Frame],
-    preprocess: Preprocessor,
+    preprocess: PreprocessSpec,
     choice: BackendChoice,
     source: Source,
 ) -> Golden:
@@ -88,11 +97,11 @@ def with_limits(folder: Path, manifest: Manifest, golden: Golden, progress: Prog
     Raises:
         CalibrationError: a variant computes something else than FP32.
     """
-    feed = feeder(Preprocessor(manifest.preprocess), manifest.variants[0].inputs)
     installed = available_backends()
     variants, checks = [], {}
     for done, variant in enumerate(manifest.variants):
         progress("self-test", done, len(manifest.variants))
+        feed = feeder(manifest.preprocess, variant.inputs)
         check = check_half(folder, variant, (feed(frame) for frame in golden.frames))
         if check is not None:
             checks[variant.name] = check
@@ -166,11 +175,12 @@ def _limits(variant: Variant, found: GoldenFigures | None, *, seen: bool) -> Gol
     )
 
 
-def feeder(preprocess: Preprocessor, inputs: Sequence[TensorSpec]) -> Feed:
-    """From a frame to the graph's named inputs."""
+def feeder(preprocess: PreprocessSpec, inputs: Sequence[TensorSpec]) -> Feed:
+    """From a frame to a graph's named inputs, of the kind that they ask for."""
+    preprocessor = Preprocessor(preprocess, pictures=takes_pictures(inputs))
 
-    def feed(frame: Frame) -> dict[str, npt.NDArray[np.float32]]:
-        tensors = preprocess.tensors(frame)
+    def feed(frame: Frame) -> dict[str, Array]:
+        tensors = preprocessor.tensors(frame)
         return {spec.name: tensor for spec, tensor in zip(inputs, tensors, strict=True)}
 
     return feed

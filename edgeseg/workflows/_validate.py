@@ -157,17 +157,17 @@ def _tally(model: Model, against: Literal["labels", "fp32"]) -> _Tally:
 def measure_latencies(
     models: Sequence[Model], frame: Image, progress: Progress
 ) -> tuple[LatencyRecord, ...]:
-    """Median inference time of engines in turn, in one process, on one preprocessed frame."""
-    tensors = models[0].preprocess(frame)
+    """Median inference time of engines in turn, in one process, on one frame."""
+    calls = {f"{i}": partial(m.infer, m.preprocess(frame)) for i, m in enumerate(models)}
     start = time.perf_counter()
-    for model in models:
-        model.infer(tensors)
+    for call in calls.values():
+        call()
     once_s = time.perf_counter() - start
     # Each round opens with a call that is not counted.
     turns = LATENCY_BUDGET_S / once_s
     block = LATENCY_BLOCK if turns >= LATENCY_ROUNDS * (LATENCY_BLOCK + 1) else 1
     timings = interleave(
-        {f"{i}": partial(model.infer, tensors) for i, model in enumerate(models)},
+        calls,
         rounds=min(LATENCY_ROUNDS, max(3, int(turns / (block + 1)))),
         block=block,
         warmup=0,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from edgeseg._progress import Progress
 from edgeseg.errors import MissingDependencyError, UsageError
+from edgeseg.preprocess import as_picture
 from edgeseg.spec import (
     BACKENDS,
     CalibrationRecord,
@@ -98,7 +99,15 @@ def int8_variants(
         progress("quantise", 0, 1)
         written = [
             _within_half(
-                functools.partial(calib.quantize, fp32, thresholds, backend, path, exclude),
+                functools.partial(
+                    calib.quantize,
+                    fp32,
+                    thresholds,
+                    backend,
+                    path,
+                    exclude,
+                    preprocess=source.preprocess,
+                ),
                 source,
                 frames,
             )
@@ -117,6 +126,7 @@ def int8_variants(
             rest=graph.rest,
             placement=graph.placement,
             backends=graph.backends,
+            pictures=graph.takes_pictures,
         )
         for graph in graphs
     )
@@ -189,6 +199,7 @@ def _variant(
     rest: Literal["fp32", "fp16"],
     placement: str,
     backends: tuple[Any, ...],
+    pictures: bool = False,
 ) -> Variant:
     # Filled in by the self-test: infinite until then, which JSON refuses to store.
     unmeasured = dict.fromkeys(backends, GoldenLimits(math.inf, -math.inf, -math.inf))
@@ -201,7 +212,7 @@ def _variant(
         placement=placement,
         backends=backends,
         batch=source.inputs[0].shape[0],
-        inputs=source.inputs,
+        inputs=tuple(map(as_picture, source.inputs)) if pictures else source.inputs,
         outputs=source.outputs,
         golden_limits=unmeasured,
     )

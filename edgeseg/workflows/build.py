@@ -38,7 +38,6 @@ from edgeseg.bundle import (
 from edgeseg.errors import CalibrationError, OutputError, UsageError
 from edgeseg.model import Model
 from edgeseg.plans import this_machine
-from edgeseg.preprocess import Preprocessor
 from edgeseg.report import render_report
 from edgeseg.settings import Settings
 from edgeseg.spec import (
@@ -348,7 +347,7 @@ def build(
             decisions=(Decision("backend for the measurements", choice.why), *decisions),
             rewrites=source.rewrites,
         )
-        golden = golden_answers(folder, golden_input, Preprocessor(preprocess), choice, source)
+        golden = golden_answers(folder, golden_input, preprocess, choice, source)
         write_golden(folder, golden)
         manifest = with_bfloat16(folder, manifest, golden, progress)
         manifest = with_limits(folder, manifest, golden, progress)

@@ -36,7 +36,6 @@ from edgeseg.plans import (
     timing_cache,
     write_record,
 )
-from edgeseg.preprocess import Preprocessor
 from edgeseg.spec import GoldenLimits, Precision, Variant
 from edgeseg.workflows._selftest import answering, feeder
 
@@ -290,7 +289,7 @@ class _Job:
 
     def _figures(self, variant: Variant, plan: Plan) -> GoldenFigures:
         manifest = self._bundle.manifest
-        feed = feeder(Preprocessor(manifest.preprocess), variant.inputs)
+        feed = feeder(manifest.preprocess, variant.inputs)
         with open_plan(plan, variant, EngineOptions(self._device)) as engine:
             return golden_figures(answering(engine, feed), self._golden, manifest.readout)
 
@@ -319,7 +318,7 @@ class _Job:
             for plan in plans:
                 variant = self._variant(plan)
                 engine = stack.enter_context(open_plan(plan, variant, EngineOptions(self._device)))
-                preprocess = Preprocessor(self._bundle.manifest.preprocess)
+                preprocess = self._bundle.manifest.preprocess
                 tensors = feeder(preprocess, variant.inputs)(self._golden.frames[0])
                 calls[variant.name] = partial(engine.infer, tensors)
             times = interleave(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -17,6 +17,7 @@ __all__ = [
     "Resample",
     "as_rows",
     "check_normalization",
+    "check_output",
     "check_size",
     "crop",
     "describe",
@@ -95,6 +96,7 @@ def resize_u8(
     *,
     resample: Resample,
     roi: RoiSpec | None = None,
+    out: npt.NDArray[np.uint8] | None = None,
     threads: int = 1,
     native: Library | None = None,
 ) -> npt.NDArray[np.uint8]:
@@ -110,11 +112,12 @@ def resize_u8(
         width_px: columns of the result, 1 to 65535.
         resample: Pillow's filter of that name, antialiased.
         roi: region of the frame to resample; pixels outside do not count. None: all of it.
+        out: C-contiguous uint8 (height_px, width_px, 3) to write into. None: a new array.
         threads: 1 to 64 threads that share the work, the calling one among them.
         native: the library to use instead of this installation's.
 
     Returns:
-        uint8 (height_px, width_px, 3), channels in the order of the frame.
+        uint8 (height_px, width_px, 3), channels in the order of the frame; ``out`` if it was given.
 
     Raises:
         InputError: an argument is not as described, or ``roi`` leaves the frame.
@@ -122,11 +125,15 @@ def resize_u8(
     """
     check_size(height_px, width_px, threads)
     region = as_rows(crop(frame, roi))
-    result = np.empty((height_px, width_px, 3), np.uint8)
+    shape = (height_px, width_px, 3)
+    if out is None:
+        out = np.empty(shape, np.uint8)
+    else:
+        check_output(out, np.uint8, shape)
     (native or library()).resize_u8(
-        describe(region), (height_px, width_px), filter_index(resample), threads, result.ctypes.data
+        describe(region), (height_px, width_px), filter_index(resample), threads, out.ctypes.data
     )
-    return result
+    return out
 
 
 def crop(frame: npt.NDArray[np.uint8], roi: RoiSpec | None) -> npt.NDArray[np.uint8]:
@@ -207,16 +214,27 @@ def describe(region: npt.NDArray[np.uint8]) -> Frame:
     return Frame(region.ctypes.data, region.strides[0], width, height)
 
 
+def check_output(out: npt.NDArray[Any], dtype: type[np.generic], *shapes: tuple[int, ...]) -> None:
+    """Refuse what the library cannot write a result into.
+
+    Raises:
+        InputError: it is no numpy array of that dtype and one of the shapes, or not C-contiguous
+            and writeable.
+    """
+    if not isinstance(out, np.ndarray) or out.dtype != dtype:
+        raise InputError(f"out must be a {np.dtype(dtype).name} numpy array")
+    if out.shape not in shapes:
+        wanted = " or ".join(map(str, shapes))
+        raise InputError(f"out must have the shape {wanted}, got {out.shape}")
+    if not (out.flags.c_contiguous and out.flags.writeable):
+        raise InputError("out must be C-contiguous and writeable")
+
+
 def _output(
     out: npt.NDArray[np.float32] | None, height_px: int, width_px: int
 ) -> npt.NDArray[np.float32]:
     shape = (1, 3, height_px, width_px)
     if out is None:
         return np.empty(shape, np.float32)
-    if not isinstance(out, np.ndarray) or out.dtype != np.float32:
-        raise InputError("out must be a float32 numpy array")
-    if out.shape not in (shape, shape[1:]):
-        raise InputError(f"out must have the shape {shape} or {shape[1:]}, got {out.shape}")
-    if not (out.flags.c_contiguous and out.flags.writeable):
-        raise InputError("out must be C-contiguous and writeable")
+    check_output(out, np.float32, shape, shape[1:])
     return out if out.ndim == 4 else out[np.newaxis]

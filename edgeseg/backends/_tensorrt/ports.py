@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from edgeseg.backends.base import layout_of_rank
+from edgeseg.backends.base import usual_layout
 from edgeseg.errors import BackendError
 from edgeseg.spec import DType, TensorSpec
 
@@ -56,7 +56,7 @@ def read_ports(lib: Any, engine: trt.ICudaEngine) -> Ports:
             raise BackendError(
                 f"tensor {name!r} is not laid out in rows (linear): build the plan with edgeseg"
             )
-        spec = TensorSpec(name, dtype, shape, layout_of_rank(len(shape)))
+        spec = TensorSpec(name, dtype, shape, usual_layout(dtype, shape))
         is_input = engine.get_tensor_mode(name) == lib.TensorIOMode.INPUT
         (inputs if is_input else outputs).append(spec)
     return Ports(tuple(inputs), tuple(outputs))

@@ -101,7 +101,7 @@ class BoundRecord:
         bytes_mib: weights, inputs and outputs, each moved once.
         compute_ms: operations of each arithmetic at the best rate measured for it.
         memory_ms: the bytes at the measured bandwidth.
-        share: the larger of both over the median latency, 0 to 1.
+        share: the larger of both over the median latency of the network alone, 0 to 1.
     """
 
     gop: Mapping[str, float]
@@ -141,7 +141,8 @@ class CandidateRecord:
     """Arithmetic that really ran: ``INT8 products, rest float32``."""
     threads: int
     samples_ms: tuple[tuple[float, ...], ...] = ()
-    """Latency of each call by round, in the order in which they were made."""
+    """Latency of each call by round, in the order in which they were made: of the network, and
+    where it reads several views of their fusion to the mask on the model's grid as well."""
     load_ms: float | None = None
     """From files on disk to the first answer, in a process of its own."""
     peak_rss_mib: float | None = None

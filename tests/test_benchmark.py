@@ -6,6 +6,7 @@ import dataclasses
 import json
 import logging
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,9 @@ from edgeseg._files import sha256_file
 from edgeseg.bench.candidate import Array, Candidate
 from edgeseg.bench.engine_candidate import arithmetic
 from edgeseg.bench.peers import CandidateSpec
+from edgeseg.bench.peers.fusing import FusingPeer
 from edgeseg.bench.result import LimitsRecord, read_result, write_result
+from edgeseg.bench.rounds import measure_rounds
 from edgeseg.bench.tables import candidate_rows, int8_remarks, remarks, throughput_rows
 from edgeseg.bundle import read_bundle, seal
 from edgeseg.cli import main
@@ -39,6 +42,8 @@ from edgeseg.errors import (
     UsageError,
 )
 from edgeseg.metrics import evaluate_mask, mean_score
+from edgeseg.model import Model
+from edgeseg.reader import Reading
 from edgeseg.spec import CalibrationRecord, TensorSpec
 from edgeseg.synthetic import generate_dataset
 from edgeseg.workflows import _bench_run, _bench_source, _opening
@@ -46,6 +51,7 @@ from edgeseg.workflows import build as build_module
 from edgeseg.workflows._bench_accuracy import score_candidates
 from edgeseg.workflows._bench_bound import bound_of
 from edgeseg.workflows._bench_child import EngineSpec, measure_child
+from edgeseg.workflows._bench_masks import MaskCall, mask_calls
 from edgeseg.workflows._validate import Validation
 from edgeseg.workflows.benchmark import benchmark
 from edgeseg.workflows.build import BuildReport, build
@@ -485,6 +491,83 @@ def test_a_checkpoint_is_built_and_measured_beside_its_peers(
     monkeypatch.setattr(_bench_run.Bench, "measure", nothing_is_measured)
     with pytest.raises(UsageError, match="is not the checkpoint"):
         benchmark(kept, **QUICK, vs=("onnxruntime",), checkpoint=other)
+
+
+@pytest.fixture(scope="module")
+def many_views(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A tiny DINO-MVR checkpoint, and its bundle of FP32."""
+    pytest.importorskip("torch")
+    folder = tmp_path_factory.mktemp("views")
+    checkpoint = make_checkpoint(
+        folder / "views.pth", "dino_mvr", config={"resolutions": [[32, 48], [48, 48]], "flips": []}
+    )
+    return checkpoint, build(checkpoint, output=folder / "views.edgeseg").path
+
+
+@pytest.mark.usefixtures("quick_bench")
+def test_several_views_are_compared_up_to_the_mask(
+    many_views: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxruntime")
+    checkpoint, bundle = many_views
+    masks: dict[str, list[np.ndarray]] = {"edgeseg": [], "onnxruntime": []}
+    read_grid, read_out = Model.read_grid, FusingPeer.read_out
+
+    def own(model: Model, *arguments: Any, **options: Any) -> Reading:
+        time.sleep(0.02)
+        reading = read_grid(model, *arguments, **options)
+        masks["edgeseg"].append(reading.mask)
+        return reading
+
+    def peer(candidate: FusingPeer, *arguments: Any) -> np.ndarray:
+        time.sleep(0.04)
+        masks[candidate.name].append(read_out(candidate, *arguments))
+        return masks[candidate.name][-1]
+
+    monkeypatch.setattr(Model, "read_grid", own)
+    monkeypatch.setattr(FusingPeer, "read_out", peer)
+    options = {**QUICK, "vs": ("onnxruntime",), "checkpoint": checkpoint}
+    result = benchmark(bundle, **options).result
+    edgeseg_, peer_ = result.candidates
+    # Each call was followed by a read-out, which counts.
+    assert len(masks["edgeseg"]) == len(masks["onnxruntime"]) == 3 + 3 * 6
+    for one, at_least_ms in ((edgeseg_, 20.0), (peer_, 40.0)):
+        assert [len(block) for block in one.samples_ms] == [5, 5, 5]
+        assert min(min(block) for block in one.samples_ms) >= at_least_ms
+    assert "edgeseg's own read-out" in edgeseg_.how and "OpenCV" in peer_.how
+    assert sum("mask on the model's grid" in note for note in result.notes) == 1
+    # The same mask, on the same grid.
+    assert masks["edgeseg"][0].shape == masks["onnxruntime"][0].shape == result.input_hw_px
+    assert np.mean(masks["edgeseg"][0] == masks["onnxruntime"][0]) > 0.99
+    # Stage and bound are of the network alone.
+    inference_ms = result.stages_ms["inference"]["p50"]
+    assert 0.0 < inference_ms < np.median(np.concatenate(edgeseg_.samples_ms)) - 19.0
+    assert edgeseg_.bound is not None and peer_.bound is not None
+    bound_ms = max(edgeseg_.bound.compute_ms, edgeseg_.bound.memory_ms)
+    assert edgeseg_.bound.share == pytest.approx(bound_ms / inference_ms)
+
+
+def test_inference_is_noted_apart_for_the_calls_that_count() -> None:
+    class Slower(Broken):
+        """Each call takes 5 ms more than the one before."""
+
+        calls = 0
+
+        def infer(self, tensors: Mapping[str, Array]) -> dict[str, Array]:
+            self.calls += 1
+            time.sleep(0.005 * self.calls)
+            return super().infer(tensors)
+
+    call = MaskCall(Slower(), {}, lambda outputs: time.sleep(0.01))
+    rounds = measure_rounds({"slower": call}, rounds=3, block=2, warmup=1)["slower"]
+    found = call.inference(rounds)
+    assert [len(block) for block in found] == [2, 2, 2]
+    # Of ten calls the first, and then the first of each round, do not count.
+    for ms, sleeps in zip(np.ravel(found), (3, 4, 6, 7, 9, 10), strict=True):
+        assert ms >= 5.0 * sleeps
+    assert (np.ravel(rounds) >= np.ravel(found) + 10.0).all()
+    with pytest.raises(UsageError, match="broken does not fuse"):
+        mask_calls([Broken()], lambda one: {}, (32, 48))
 
 
 def test_the_bound_follows_the_arithmetic_that_a_candidate_names(bundle: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
@@ -28,6 +28,7 @@ from edgeseg.workflows._bench_inputs import Fed
 __all__ = [
     "Effort",
     "frame_path_rate",
+    "measure_calls",
     "measure_energy",
     "measure_latencies",
     "measure_stages",
@@ -75,7 +76,15 @@ def measure_latencies(
     For a duration the calls in a row become fewer where candidates are slow, so that there are
     enough rounds to tell what is noise.
     """
-    calls = {one.name: partial(one.infer, inputs(one)) for one in candidates}
+    return measure_calls(
+        {one.name: partial(one.infer, inputs(one)) for one in candidates}, effort, progress
+    )
+
+
+def measure_calls(
+    calls: Mapping[str, Callable[[], object]], effort: Effort, progress: Progress
+) -> dict[str, Rounds]:
+    """The same of any calls; by name."""
     for call in calls.values():
         for _ in range(_WARM_UP):
             call()

@@ -43,10 +43,12 @@ from edgeseg.workflows._bench_child import (
     open_spec,
 )
 from edgeseg.workflows._bench_inputs import FrameInputs
+from edgeseg.workflows._bench_masks import FUSION_NOTE, OWN_FUSION, mask_calls
 from edgeseg.workflows._bench_measure import (
     Effort,
     Frame,
     frame_path_rate,
+    measure_calls,
     measure_energy,
     measure_latencies,
     measure_stages,
@@ -135,11 +137,13 @@ class Bench:
             names,
             folder=folder,
             preprocess=manifest.preprocess,
+            readout=manifest.readout,
             sha256=manifest.provenance.checkpoint_sha256,
             data=data,
             validation=validation,
             # A calibration may have chosen fewer for edgeseg; peers get what libraries take.
             threads=threads or processors().cores,
+            fusion=self._has_views,
             progress=self._progress,
         )
         for spec in self._peers:
@@ -174,9 +178,9 @@ class Bench:
         children = self._children()
         limits = self._limits()
         watch = ThrottleWatch()
-        samples = measure_latencies(self._candidates, self._inputs.of, self._effort, progress)
+        samples, inference = self._latencies()
         watch.look()
-        stages = measure_stages(own, self._frame, samples[own.name], self._effort, progress)
+        stages = measure_stages(own, self._frame, inference[own.name], self._effort, progress)
         throughput = self._throughputs()
         frame_path, no_frame_path = self._frame_path()
         energy = self._energy()
@@ -188,7 +192,7 @@ class Bench:
             CandidateRecord(
                 name=one.name,
                 version=one.version,
-                how=one.how,
+                how=self._how(one),
                 precision=one.precision,
                 threads=one.threads,
                 samples_ms=samples[one.name],
@@ -198,7 +202,7 @@ class Bench:
                 throughput=throughput[one.name],
                 accuracy=accuracy.get(one.name),
                 energy=energy.get(one.name),
-                bound=None if limits is None else self._bound(one, samples[one.name], limits),
+                bound=None if limits is None else self._bound(one, inference[one.name], limits),
             )
             for one in self._candidates
         )
@@ -227,6 +231,29 @@ class Bench:
         return BenchReport(
             result, blocks=blocks, frame_path=frame_path, no_frame_path=no_frame_path
         )
+
+    @property
+    def _has_views(self) -> bool:
+        return bool(self._subject.bundle.manifest.preprocess.views)
+
+    def _how(self, candidate: Candidate) -> str:
+        if self._has_views and isinstance(candidate, EngineCandidate):
+            return f"{candidate.how}; {OWN_FUSION}"
+        return candidate.how
+
+    def _latencies(self) -> tuple[dict[str, Rounds], dict[str, Rounds]]:
+        """What is compared, and of it the network alone: less where its answer is many views."""
+        if not self._has_views:
+            found = measure_latencies(
+                self._candidates, self._inputs.of, self._effort, self._progress
+            )
+            return found, found
+        self._notes.append(FUSION_NOTE)
+        spec = self._own.model.preprocess_spec
+        grid_hw_px = (spec.height_px, spec.width_px)
+        calls = mask_calls(self._candidates, self._inputs.of, grid_hw_px)
+        found = measure_calls(calls, self._effort, self._progress)
+        return found, {name: call.inference(found[name]) for name, call in calls.items()}
 
     def _children(self) -> dict[str, ChildFigures]:
         found = {}

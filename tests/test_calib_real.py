@@ -16,7 +16,8 @@ from edgeseg import metrics
 from edgeseg.backends import EngineOptions, open_engine
 from edgeseg.calib import DEFAULT_METHOD, CalibrationFrames, collect_ranges, quantize, to_fp16
 from edgeseg.dataset import DataFolder
-from edgeseg.preprocess import Preprocessor
+from edgeseg.golden import relative_error
+from edgeseg.preprocess import Preprocessor, takes_pictures
 from edgeseg.spec import PreprocessSpec
 
 _log = logging.getLogger(__name__)
@@ -32,17 +33,27 @@ class _Judge:
 
     def __init__(self, data: Path, spec: PreprocessSpec, step: int) -> None:
         cases = DataFolder.open(data / "polyp" / "test", masks="required").cases[::step]
-        preprocess = Preprocessor(spec, threads=2)
         pairs = [case.read() for case in cases]
-        self.inputs = [preprocess(image) for image, _ in pairs]
+        self.inputs = {}
+        for pictures in (False, True):
+            preprocess = Preprocessor(spec, threads=2, pictures=pictures)
+            self.inputs[pictures] = [preprocess(image) for image, _ in pairs]
         self.truth = [
             metrics.resize_mask(mask, SIZE_PX, SIZE_PX) for _, mask in pairs if mask is not None
         ]
 
-    def masks(self, path: Path, runtime: Any) -> list[Any]:
+    def logits(self, path: Path, runtime: Any) -> list[Any]:
         with open_engine(path, runtime, EngineOptions(threads=2)) as engine:
-            logits = [engine.infer({"image": x})["logits"][0, 0] for x in self.inputs]
-        return [(z > 0).astype(np.uint8) for z in logits]
+            inputs = self.inputs[takes_pictures(engine.inputs)]
+            return [engine.infer({"image": x})["logits"][0, 0] for x in inputs]
+
+    def masks(self, path: Path, runtime: Any) -> list[Any]:
+        return [(z > 0).astype(np.uint8) for z in self.logits(path, runtime)]
+
+    def error(self, path: Path, reference: Path) -> float:
+        """Mean relative error of the logits on OpenVINO."""
+        found, wanted = (self.logits(p, "openvino") for p in (path, reference))
+        return float(np.mean([relative_error(a, b) for a, b in zip(found, wanted, strict=True)]))
 
     def dice(self, masks: list[Any], others: list[Any]) -> float:
         return float(np.mean([metrics.dice(a, b) for a, b in zip(masks, others, strict=True)]))
@@ -79,7 +90,14 @@ def test_int8_and_fp16_draw_the_masks_of_fp32(
     _log.info(
         "%s: FP32 Dice %.4f, %d pictures, %d frames", name, dice_fp32, len(reference), len(chosen)
     )
-    files = {b: quantize(fp32, thresholds, b, tmp_path / f"{b}.onnx").path for b in RUNTIMES}
+    files = {
+        b: quantize(fp32, thresholds, b, tmp_path / f"{b}.onnx", preprocess=spec).path
+        for b in RUNTIMES
+    }
+    planes = quantize(fp32, thresholds, "openvino", tmp_path / "planes.onnx").path
+    errors = {path: judge.error(path, fp32) for path in (files["openvino"], planes)}
+    _log.info("openvino, logits: error %.4f, of normalised planes %.4f", *errors.values())
+    assert errors[files["openvino"]] <= 1.05 * errors[planes]
     for backend, path in files.items():
         masks = judge.masks(path, RUNTIMES[backend])
         dice, agreement = judge.dice(masks, judge.truth), judge.dice(masks, reference)

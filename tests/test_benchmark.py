@@ -468,7 +468,7 @@ def test_a_checkpoint_is_built_and_measured_beside_its_peers(
     kept = tmp_path / "kept.edgeseg"
 
     def build_and_keep(*arguments: Any, **options: Any) -> BuildReport:
-        report = build(*arguments, **options)
+        report = build(*arguments, **options, imgsz=(64, 96))
         shutil.copytree(report.path, kept)
         return report
 
@@ -484,9 +484,7 @@ def test_a_checkpoint_is_built_and_measured_beside_its_peers(
     for one in result.candidates:
         assert one.bound is not None and one.file_mib is not None and one.file_mib > 0
         assert len(one.samples_ms) == 3
-    # The bundle itself needs its checkpoint named, and no other.
-    again = benchmark(kept, **QUICK, vs=("onnxruntime",), checkpoint=checkpoint).result
-    assert [one.name for one in again.candidates] == ["edgeseg fp32", "onnxruntime"]
+    # The bundle itself is compared with what comes of its own checkpoint alone.
     other = make_checkpoint(tmp_path / "other.pth", seed=1)
     monkeypatch.setattr(_bench_run.Bench, "measure", nothing_is_measured)
     with pytest.raises(UsageError, match="is not the checkpoint"):

@@ -37,7 +37,8 @@ def commands(page: Path, program: str) -> list[str]:
     text = page.read_text(encoding="utf-8")
     found = []
     for block in re.findall(r"```sh\n(.*?)```", text, re.DOTALL):
-        found += [line.strip().removeprefix(".venv/bin/") for line in block.splitlines()]
+        lines = re.sub(r"\\\n\s*", "", block).splitlines()  # one goes on behind a backslash
+        found += [line.strip().removeprefix(".venv/bin/") for line in lines]
     found += re.findall(r"`([^`\n]+)`", re.sub(r"```.*?```", "", text, flags=re.DOTALL))
     return [line for line in found if line.startswith(f"{program} ")]
 

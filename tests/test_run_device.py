@@ -231,7 +231,9 @@ def test_a_benchmark_tells_what_the_frame_path_reaches(
 ) -> None:
     smoothing = Settings(time_constant_ms=time_constant_ms or None)
     original = edgeseg.open
-    monkeypatch.setattr(models, "open", lambda *a, **k: original(*a, **k, settings=smoothing))
+    monkeypatch.setattr(
+        models, "open", lambda *a, **k: original(*a, **{**k, "settings": smoothing})
+    )
     monkeypatch.setattr(edgeseg, "open", models.open)
     runtime = on_device(FakeRuntime(1))
     report = benchmark(bundle, frame_hw_px=(48, 64), rounds=3)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 __all__ = ["frame_cases", "main"]
 
+_SEED = 1
 _SMOOTHED_MS = 120.0
 _SIZES: dict[str, tuple[int, int, int, int]] = {
     "tiny": (64, 4, 1, 128),
@@ -48,8 +49,9 @@ def frame_cases(torch: Any, size: str, *, device: str = "cuda") -> list[FrameCas
         ),
     )
     cases = []
-    torch.manual_seed(0)
     for family, config in configs:
+        # Anew for each: how many numbers the one before takes is none of this one's business.
+        torch.manual_seed(_SEED)
         default = family.default_input(config)
         input_size = InputSize(default.height_px, default.width_px)
         model = family.build(config).eval()

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import importlib.util
 import io
 import json
 import os
@@ -57,6 +58,12 @@ class Made:
     printed: str = ""
 
 
+def needs_nncf() -> None:
+    """Skip without NNCF, whose import is left to edgeseg: by itself it changes all loggers."""
+    if importlib.util.find_spec("nncf") is None:
+        pytest.skip("NNCF is not installed")
+
+
 def random_checkpoint(path: Path, layout: str, **hyper) -> Path:
     from checkpoints import make_checkpoint
 
@@ -107,7 +114,7 @@ def many_views(tmp_path_factory) -> Made:
 @pytest.fixture(scope="module")
 def quantized(tmp_path_factory) -> Made:
     """What NNCF makes of a checkpoint with twelve pictures."""
-    pytest.importorskip("nncf")
+    needs_nncf()
     folder = tmp_path_factory.mktemp("nncf")
     synthetic.generate_dataset(folder / "data", 12, seed=1, height_px=64, width_px=64)
     path = random_checkpoint(folder / "one.pth", "segdino_v2")
@@ -285,7 +292,7 @@ def test_nncf_prints_nothing(quantized: Made) -> None:
 
 
 def test_nncf_neither_reports_nor_writes_home(tmp_path: Path) -> None:
-    pytest.importorskip("nncf")
+    needs_nncf()
     code = (
         "import logging, sys\n"
         "from edgeseg.bench.peers.nncf import library\n"
@@ -327,7 +334,7 @@ def ask(made: Made, *names: str, folder: Path, **options) -> list[CandidateSpec]
 def test_what_nncf_refuses_does_not_stop_the_others(
     tmp_path: Path, one_view: Made, exported_once: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    pytest.importorskip("nncf")
+    needs_nncf()
     looked_at = []
 
     def refuse(_: Path, __: Path, frames, **___: object) -> None:

@@ -122,7 +122,9 @@ def test_int8_keeps_scores_in_single_where_half_cannot_hold_them(
 ) -> None:
     make_files(tmp_path, scale)
     port = TensorSpec("image", "float32", (1, 3, 64, 96), "NCHW")
-    source: Any = SimpleNamespace(inputs=(port,), outputs=())
+    source: Any = SimpleNamespace(
+        inputs=(port,), outputs=(), preprocess=tiny_manifest(64, 96).preprocess
+    )
     shots: Any = Frames((frame,) for frame in frames(2))
     made = int8_variants(
         tmp_path,

@@ -47,7 +47,8 @@ def library() -> ModuleType:
     finally:
         # It puts a class of its own in place for all loggers that are made from now on.
         logging.setLoggerClass(kind)
-    nncf.set_log_level(logging.ERROR)
+    # Not ``nncf.set_log_level``: it changes whatever handlers others hung on its logger, too.
+    logging.getLogger(nncf.__name__).setLevel(logging.ERROR)
     return nncf
 
 

@@ -8,11 +8,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgeseg._files import atomic_file
+from edgeseg.bench.record_file import read_record
 from edgeseg.bench.result import CandidateRecord, LimitsRecord, MachineRecord
 from edgeseg.bench.stats import summary_ms
 from edgeseg.bench.verdict import judge
-from edgeseg.errors import BundleError, InputError
-from edgeseg.spec import from_json, to_json
+from edgeseg.errors import InputError
+from edgeseg.spec import to_json
 
 __all__ = ["COST_FILE", "SCHEMA_VERSION", "CostRow", "CostTable", "read_cost", "write_cost"]
 
@@ -141,22 +142,14 @@ def read_cost(folder: Path) -> CostTable:
         InputError: it is missing, too large, no JSON, of another schema, or incomplete.
     """
     path = folder / COST_FILE
-    try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise InputError(f"{path} is larger than any table of costs: is it one?")
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} is no table of costs: {error}") from error
-    version = value.get("schema_version") if isinstance(value, dict) else None
-    if version != SCHEMA_VERSION:
-        raise InputError(
-            f"{path} has schema {version!r}, this edgeseg reads {SCHEMA_VERSION}: measure into "
-            "another folder"
-        )
-    try:
-        table = from_json(CostTable, value, where=path.name)
-    except BundleError as error:
-        raise InputError(f"{path} is no complete table of costs: {error}") from error
+    table = read_record(
+        CostTable,
+        path,
+        schema_version=SCHEMA_VERSION,
+        max_bytes=_MAX_BYTES,
+        what="table of costs",
+        remedy="measure into another folder",
+    )
     if any(not row.candidates for row in table.rows):
         raise InputError(f"{path} is no complete table of costs: a row names no candidate")
     return table

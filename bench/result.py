@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from edgeseg._files import atomic_file
-from edgeseg.errors import BundleError, InputError
-from edgeseg.spec import from_json, to_json
+from edgeseg.bench.record_file import read_record
+from edgeseg.spec import to_json
 
 __all__ = [
     "SCHEMA_VERSION",
@@ -234,19 +234,11 @@ def read_result(path: Path) -> BenchResult:
     Raises:
         InputError: it is missing, too large, no JSON, of another schema, or incomplete.
     """
-    try:
-        if path.stat().st_size > _MAX_BYTES:
-            raise InputError(f"{path} is larger than any benchmark result: is it one?")
-        value = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path} is no benchmark result: {error}") from error
-    version = value.get("schema_version") if isinstance(value, dict) else None
-    if version != SCHEMA_VERSION:
-        raise InputError(
-            f"{path} has schema {version!r}, this edgeseg reads {SCHEMA_VERSION}: measure again "
-            "with `edgeseg bench BUNDLE -o FOLDER`"
-        )
-    try:
-        return from_json(BenchResult, value, where=path.name)
-    except BundleError as error:
-        raise InputError(f"{path} is no complete benchmark result: {error}") from error
+    return read_record(
+        BenchResult,
+        path,
+        schema_version=SCHEMA_VERSION,
+        max_bytes=_MAX_BYTES,
+        what="benchmark result",
+        remedy="measure again with `edgeseg bench BUNDLE -o FOLDER`",
+    )

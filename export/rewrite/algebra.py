@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import Tensor, nn
 
-__all__ = ["affine_of", "concatenated", "linear", "scaled_outputs", "with_affine_before"]
+__all__ = ["affine_of", "linear", "scaled_outputs", "with_affine_before"]
 
 
 def linear(weight: Tensor, bias: Tensor | None, like: Tensor) -> nn.Linear:
@@ -76,8 +74,3 @@ def scaled_outputs(
     factor = gamma.detach().double()
     wide = weight.detach().double() * factor.reshape(-1, 1)
     return wide, None if bias is None else bias.detach().double() * factor
-
-
-def concatenated(parts: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
-    """Weight and bias of several maps of the same input, their outputs one behind the other."""
-    return torch.cat([w for w, _ in parts]), torch.cat([b for _, b in parts])

@@ -29,9 +29,9 @@ def graph_of(candidate: Candidate, peers: list[CandidateSpec]) -> Path | None:
     """
     if isinstance(candidate, EngineCandidate):
         return candidate.model.bundle.file(candidate.model.variant.file)
-    files = {spec.kind: spec.file for spec in peers if spec.file.suffix in _READ}
+    files: dict[str, Path] = {spec.kind: spec.file for spec in peers if spec.file.suffix in _READ}
     plain = (file for kind, file in files.items() if kind != "nncf")
-    return files.get(candidate.name) or next(plain, None)  # type: ignore[call-overload]
+    return files.get(candidate.name) or next(plain, None)
 
 
 def bound_of(

@@ -406,7 +406,9 @@ def _record(
 ) -> CandidateRecord:
     is_own = isinstance(candidate, GraphCandidate)
     graph = Path(own.file) if is_own else graph_of(candidate, peers)
-    files_mib = {spec.kind: spec.file_mib for spec in peers if spec.unavailable is None}
+    files_mib: dict[str, float | None] = {
+        spec.kind: spec.file_mib for spec in peers if spec.unavailable is None
+    }
     return CandidateRecord(
         name=candidate.name,
         version=candidate.version,
@@ -414,7 +416,7 @@ def _record(
         precision=candidate.precision,
         threads=candidate.threads,
         samples_ms=samples,
-        file_mib=own.file_mib if is_own else files_mib[candidate.name],  # type: ignore[index]
+        file_mib=own.file_mib if is_own else files_mib[candidate.name],
         bound=bound_of(candidate, graph, cell.limits, summary_ms(samples)["p50"]),
     )
 

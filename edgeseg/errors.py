@@ -9,7 +9,9 @@
     │   └── CheckpointShapeError     a known family whose tensors contradict each other
     ├── ExportError                  the ONNX graph could not be made or differs from the original
     ├── DataError                    an image, mask, folder or video that cannot be used
-    │   └── TruncatedVideoError      a video that breaks off before its end
+    │   ├── TruncatedVideoError      a video that breaks off before its end
+    │   ├── EndOfStreamError         a source has delivered everything
+    │   └── SourceLostError          a camera or stream is gone, and may come back
     ├── CalibrationError             no, too few or overlapping calibration images
     ├── BundleError                  not a bundle, or one of another schema
     │   └── BundleIntegrityError     a file of the bundle is missing or was changed
@@ -17,9 +19,11 @@
     │   ├── BackendUnavailableError  a named backend or device is not on this machine
     │   ├── DeviceMemoryError        the device has not enough memory left
     │   ├── PlanError                a compiled plan that is corrupt or belongs to another machine
-    │   └── GoldenMismatchError      an engine that loads but computes something else
+    │   ├── GoldenMismatchError      an engine that loads but computes something else
+    │   └── StalledError             an engine that does not return
     ├── InputError                   an array of the wrong shape, dtype or layout
     └── OutputError                  the result cannot be written, or would overwrite something
+        └── SinkLostError            a display or stream is gone, and may come back
 
 A message says what is wrong, where, and what to do next. Errors that have a natural builtin
 counterpart inherit it as well, so that ``except ValueError`` and the like work as expected.
@@ -38,6 +42,7 @@ __all__ = [
     "DataError",
     "DeviceMemoryError",
     "EdgesegError",
+    "EndOfStreamError",
     "ExportError",
     "GoldenMismatchError",
     "InputError",
@@ -45,6 +50,9 @@ __all__ = [
     "NativeLibraryError",
     "OutputError",
     "PlanError",
+    "SinkLostError",
+    "SourceLostError",
+    "StalledError",
     "TruncatedVideoError",
     "UnknownFamilyError",
     "UsageError",
@@ -95,6 +103,14 @@ class TruncatedVideoError(DataError):
     """The video ended before its container said it would, or a packet could not be decoded."""
 
 
+class EndOfStreamError(DataError):
+    """A live session's source has delivered everything it had; an end, not a failure."""
+
+
+class SourceLostError(DataError):
+    """A camera was unplugged, a server went away, a stream broke: opening it again may help."""
+
+
 class CalibrationError(EdgesegError):
     """Calibration cannot be done, or would not mean what the user thinks."""
 
@@ -127,9 +143,17 @@ class GoldenMismatchError(BackendError):
     """The loaded engine's answers to the bundle's golden frames are outside their tolerance."""
 
 
+class StalledError(BackendError):
+    """A call of the engine has not returned for so long that it is given up."""
+
+
 class InputError(EdgesegError, ValueError):
     """An array has the wrong shape, dtype, layout or value range."""
 
 
 class OutputError(EdgesegError, OSError):
     """The output exists already, or cannot be written."""
+
+
+class SinkLostError(OutputError):
+    """Whoever took the pictures is gone for now: a server restarted, a viewer's pipe closed."""

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from edgeseg.backends.base import Array, Binding, Engine
 from edgeseg.errors import UsageError
 from edgeseg.preprocess import Preprocessor
+from edgeseg.spec import RoiSpec
 from edgeseg.temporal import Memory
 
 __all__ = ["BoundStages", "Lent", "ReadOut"]
@@ -36,6 +37,7 @@ class ReadOut(Protocol[R_co]):
         *,
         threshold: float | None = None,
         memory: Memory | None = None,
+        region: RoiSpec | None = None,
     ) -> R_co:
         """The result for a frame of that height and width."""
 
@@ -70,11 +72,15 @@ class BoundStages(Generic[R]):
         self._idle: list[Binding] = []
         self._lock = threading.Lock()
 
-    def preprocess(self, frame: npt.NDArray[np.uint8]) -> Lent:
+    def preprocess(self, frame: npt.NDArray[np.uint8], *, region: RoiSpec | None = None) -> Lent:
         """The engine's inputs for a frame, uint8 (H, W, 3) BGR, in a binding of its own.
 
+        Args:
+            frame: any size that holds the region.
+            region: as for ``Model.preprocess``; give it to ``read_out`` as well.
+
         Raises:
-            InputError: the frame does not fit.
+            InputError: the frame or the region does not fit.
             BackendError: the engine is closed, or refuses another binding.
         """
         with self._lock:
@@ -83,7 +89,7 @@ class BoundStages(Generic[R]):
         if binding is None:
             binding = self._engine.bind()
         try:
-            self._preprocessor.tensors(frame, out=tuple(binding.inputs.values()))
+            self._preprocessor.tensors(frame, out=tuple(binding.inputs.values()), region=region)
         except BaseException:
             self._give_back(binding)
             raise
@@ -107,17 +113,20 @@ class BoundStages(Generic[R]):
         *,
         threshold: float | None = None,
         memory: Memory | None = None,
+        region: RoiSpec | None = None,
     ) -> R:
         """The result of what ``infer`` returned, as ``Model.read_out`` gives it.
 
         Raises:
             UsageError: they are something else, or went on already.
-            InputError: the threshold does not fit.
+            InputError: the threshold or the region does not fit.
         """
         arrays = dict(outputs)
         binding = _take(outputs)
         try:
-            return self._read_out(arrays, frame_hw_px, threshold=threshold, memory=memory)
+            return self._read_out(
+                arrays, frame_hw_px, threshold=threshold, memory=memory, region=region
+            )
         finally:
             self._give_back(binding)
 

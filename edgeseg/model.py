@@ -31,6 +31,7 @@ from edgeseg.golden import GoldenFigures, check_golden
 from edgeseg.plans import Plan, find_plan, has_plans, open_plan, this_machine
 from edgeseg.preprocess import Preprocessor, takes_pictures
 from edgeseg.reader import Reader, Reading
+from edgeseg.region import region_in_frame
 from edgeseg.settings import Settings
 from edgeseg.spec import Precision, PreprocessSpec, ReadoutSpec, RoiSpec, Variant
 from edgeseg.temporal import Memory
@@ -48,21 +49,20 @@ class Result:
 
     Attributes:
         mask: uint8 (H, W) of the frame's size; 0 background, else the index of the class.
+        region: what the model looked at, in pixels of the frame; outside is background.
         timings_ms: milliseconds of each stage: ``preprocess``, ``inference``, ``readout``.
     """
 
-    def __init__(
-        self, reading: Reading, frame_hw_px: tuple[int, int], roi: RoiSpec | None = None
-    ) -> None:
-        """Lay what was read from the region of interest (None: the frame) into the frame."""
+    def __init__(self, reading: Reading, frame_hw_px: tuple[int, int], region: RoiSpec) -> None:
+        """Lay what was read from the region of interest into the frame, which holds it."""
         self.timings_ms: dict[str, float] = {}
+        self.region = region
         self._reading = reading
-        self._roi = roi
-        if roi is None:
+        if reading.mask.shape == frame_hw_px:
             self.mask = reading.mask
         else:
             self.mask = np.zeros(frame_hw_px, np.uint8)
-            self.mask[_window(roi)] = reading.mask
+            self.mask[_window(region)] = reading.mask
 
     @cached_property
     def probability(self) -> npt.NDArray[np.float32]:
@@ -71,12 +71,12 @@ class Result:
         Outside a region of interest the background is certain.
         """
         inside = self._reading.probability()
-        if self._roi is None:
+        if inside.shape[-2:] == self.mask.shape:
             return inside
         full = np.zeros((*inside.shape[:-2], *self.mask.shape), np.float32)
         if full.ndim == 3:
             full[0] = 1.0
-        rows, columns = _window(self._roi)
+        rows, columns = _window(self.region)
         full[..., rows, columns] = inside
         return full
 
@@ -142,6 +142,7 @@ class Model(Closing):
         self.readout = settings.readout(bundle.manifest.readout)
         """The read-out in use."""
         self.roi = self.preprocess_spec.roi
+        """The bundle's region of interest, for frames that are given without one of their own."""
         self.fed_spec: PreprocessSpec
         """What the engine takes, whose views may have more flips than are in use."""
         self.output_rows: list[list[int]] | None
@@ -187,24 +188,28 @@ class Model(Closing):
         """How many classes can be drawn: a single one, or all but the background."""
         return max(1, len(self.classes) - 1)
 
-    def __call__(self, frame: Frame, *, threshold: float | None = None) -> Result:
+    def __call__(
+        self, frame: Frame, *, threshold: float | None = None, region: RoiSpec | None = None
+    ) -> Result:
         """Segment one frame.
 
         Args:
             frame: uint8 (H, W, 3), BGR, any size.
             threshold: for one-class models, instead of the bundle's; between 0 and 1.
+            region: to look at in this frame, in its pixels; the result is that of the frame cut to
+                it, laid back into the frame. None for the bundle's, or without one the frame.
 
         Raises:
-            InputError: the frame or the threshold does not fit.
+            InputError: the frame, the threshold or the region does not fit.
             BackendError: the engine failed.
         """
         stages = self._stages
         start = time.perf_counter()
-        tensors = stages.preprocess(frame)
+        tensors = stages.preprocess(frame, region=region)
         preprocessed = time.perf_counter()
         outputs = stages.infer(tensors)
         inferred = time.perf_counter()
-        result = stages.read_out(outputs, frame.shape[:2], threshold=threshold)
+        result = stages.read_out(outputs, frame.shape[:2], threshold=threshold, region=region)
         result.timings_ms = {
             "preprocess": 1e3 * (preprocessed - start),
             "inference": 1e3 * (inferred - preprocessed),
@@ -212,9 +217,17 @@ class Model(Closing):
         }
         return result
 
-    def preprocess(self, frame: Frame) -> dict[str, Array]:
-        """The engine's inputs for a frame."""
-        tensors = self._preprocessor.tensors(frame)
+    def preprocess(self, frame: Frame, *, region: RoiSpec | None = None) -> dict[str, Array]:
+        """The engine's inputs for a frame, or for a region of it.
+
+        Args:
+            frame: uint8 (H, W, 3), BGR, any size that holds the region.
+            region: as for calling the model; give the same to ``read_out``.
+
+        Raises:
+            InputError: the frame or the region does not fit.
+        """
+        tensors = self._preprocessor.tensors(frame, region=region)
         return {port.name: value for port, value in zip(self.engine.inputs, tensors, strict=True)}
 
     def infer(self, tensors: Mapping[str, Array]) -> dict[str, Array]:
@@ -228,19 +241,35 @@ class Model(Closing):
         *,
         threshold: float | None = None,
         memory: Memory | None = None,
+        region: RoiSpec | None = None,
     ) -> Result:
         """Turn the engine's outputs into a result of the frame's size (height, width).
 
         With a ``memory`` (``TemporalSmoother.step``) probabilities are smoothed over the frames of
-        a video, which then must come in order.
+        a video, which then must come in order. It is reset where the region is another one than for
+        the last frame, since its grid lies on the region.
+
+        Args:
+            outputs: of ``infer``.
+            frame_hw_px: of the frame.
+            threshold: as for calling the model.
+            memory: see above.
+            region: what ``preprocess`` got for this frame.
+
+        Raises:
+            InputError: the threshold does not fit, or the region leaves the frame.
         """
         height, width = frame_hw_px[0], frame_hw_px[1]
-        roi = self.roi
-        target = (height, width) if roi is None else (roi.height_px, roi.width_px)
+        where = region_in_frame(region or self.roi, (height, width))
+        if memory is not None:
+            memory.lie_on(where)
         reading = self._reader.read(
-            self._in_order(outputs), target, threshold=threshold, memory=memory
+            self._in_order(outputs),
+            (where.height_px, where.width_px),
+            threshold=threshold,
+            memory=memory,
         )
-        return Result(reading, (height, width), roi)
+        return Result(reading, (height, width), where)
 
     def bound_stages(self) -> BoundStages[Result]:
         """The three stages on memory that the engine reads in place, for pipelines of frames.

@@ -12,7 +12,8 @@ import numpy.typing as npt
 
 from edgeseg import kernels
 from edgeseg.errors import BundleError, InputError
-from edgeseg.spec import Flip, PreprocessSpec, TensorSpec, ViewSpec
+from edgeseg.region import region_in_frame
+from edgeseg.spec import Flip, PreprocessSpec, RoiSpec, TensorSpec, ViewSpec
 
 __all__ = ["Preprocessor", "as_picture", "check_frame", "takes_pictures"]
 
@@ -86,12 +87,19 @@ class Preprocessor:
         self.threads = threads
         self.pictures = pictures
 
-    def __call__(self, frame: npt.NDArray[np.uint8], out: Array | None = None) -> Array:
+    def __call__(
+        self,
+        frame: npt.NDArray[np.uint8],
+        out: Array | None = None,
+        *,
+        region: RoiSpec | None = None,
+    ) -> Array:
         """Preprocess one frame.
 
         Args:
             frame: uint8 (H, W, 3), BGR, any size that holds the region of interest.
             out: optional array of what is returned to write into, C-contiguous.
+            region: of interest in this frame; None for the specification's, if it has one.
 
         Returns:
             float32 (1, 3, height_px, width_px), RGB, normalised, or the picture, uint8 (1,
@@ -101,11 +109,11 @@ class Preprocessor:
             InputError: the frame is of another shape or dtype, or smaller than the region; ``out``
                 does not fit.
         """
-        check_frame(frame)
+        roi = self._region(frame, region)
         spec = self.spec
         if self.pictures:
             view = ViewSpec(spec.height_px, spec.width_px)
-            return self._pictures(frame, (view,), None if out is None else (out,))[0]
+            return self._pictures(frame, roi, (view,), None if out is None else (out,))[0]
         return kernels.resize_normalize(
             frame,
             spec.height_px,
@@ -114,13 +122,17 @@ class Preprocessor:
             scale=spec.scale,
             mean=spec.mean,
             std=spec.std,
-            roi=spec.roi,
+            roi=roi,
             out=out,
             threads=self.threads,
         )
 
     def tensors(
-        self, frame: npt.NDArray[np.uint8], out: Sequence[Array] | None = None
+        self,
+        frame: npt.NDArray[np.uint8],
+        out: Sequence[Array] | None = None,
+        *,
+        region: RoiSpec | None = None,
     ) -> tuple[Array, ...]:
         """The inputs of the network for one frame, in their order.
 
@@ -128,6 +140,7 @@ class Preprocessor:
             frame: as for ``__call__``.
             out: arrays of the shapes that are returned to write into, C-contiguous, such as
                 ``Binding.inputs``; None for new ones.
+            region: as for ``__call__``.
 
         Returns:
             Without views one array, as ``__call__``; else for each view one of the view's size with
@@ -140,13 +153,13 @@ class Preprocessor:
         spec = self.spec
         if not spec.views:
             if out is None:
-                return (self(frame),)
+                return (self(frame, region=region),)
             if len(out) != 1:
                 raise InputError(f"the network has one input, got {len(out)} arrays to write into")
-            return (self(frame, out[0]),)
-        check_frame(frame)
+            return (self(frame, out[0], region=region),)
+        roi = self._region(frame, region)
         if self.pictures:
-            return self._pictures(frame, spec.views, out)
+            return self._pictures(frame, roi, spec.views, out)
         return kernels.resize_normalize_views(
             frame,
             spec.views,
@@ -154,14 +167,20 @@ class Preprocessor:
             scale=spec.scale,
             mean=spec.mean,
             std=spec.std,
-            roi=spec.roi,
+            roi=roi,
             out=out,
             threads=self.threads,
         )
 
+    def _region(self, frame: npt.NDArray[np.uint8], region: RoiSpec | None) -> RoiSpec:
+        """What of the frame is looked at, both being checked."""
+        check_frame(frame)
+        return region_in_frame(region or self.spec.roi, frame.shape[:2])
+
     def _pictures(
         self,
         frame: npt.NDArray[np.uint8],
+        roi: RoiSpec,
         views: Sequence[ViewSpec],
         out: Sequence[Array] | None,
     ) -> tuple[Array, ...]:
@@ -176,7 +195,7 @@ class Preprocessor:
                 view.height_px,
                 view.width_px,
                 resample=self.spec.resample,
-                roi=self.spec.roi,
+                roi=roi,
                 out=copies[0],
                 threads=self.threads,
             )

@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeseg.errors import UsageError
+from edgeseg.spec import RoiSpec
 
 __all__ = ["CutDetector", "Memory", "TemporalSmoother"]
 
@@ -37,11 +38,25 @@ class Memory:
         keep: weight of the previous probabilities, 0 to 1 (excluded).
         reset: whether to forget them.
         state: float32 probabilities on the grid of the read-out, made and updated by it.
+        region: part of the frame that the grid lies on; None until the read-out says it.
     """
 
     keep: float = 0.0
     reset: bool = True
     state: FloatArray | None = None
+    region: RoiSpec | None = None
+
+    def lie_on(self, region: RoiSpec) -> bool:
+        """Say which part of the frame the next probabilities are of.
+
+        Returns:
+            Whether it is another one than before; the state is then to be reset, since a point of
+            the grid is another place in the frame.
+        """
+        moved = self.region is not None and self.region != region
+        self.region = region
+        self.reset = self.reset or moved
+        return moved
 
     def buffer(self, shape: tuple[int, ...]) -> FloatArray:
         """The state, of that shape; a new one is to be reset."""
@@ -75,8 +90,8 @@ class TemporalSmoother:
     """The memory of one video: ``p <- keep * p + (1 - keep) * fused`` with ``keep = exp(-dt/tau)``.
 
     It follows the time stamps, so frame rates may vary. It forgets on the first frame, on a scene
-    cut, on a gap and when time runs backwards. Call ``step`` for every frame in order, then hand
-    ``memory`` to the read-out of that frame.
+    cut, on a gap, when time runs backwards and where the region of interest changes. Call ``step``
+    for every frame in order, then hand ``memory`` to the read-out of that frame.
     """
 
     def __init__(
@@ -108,12 +123,14 @@ class TemporalSmoother:
         self._cut = cut_detector or CutDetector()
         self._last_ms: float | None = None
 
-    def step(self, frame: Frame, time_ms: float) -> Memory:
+    def step(self, frame: Frame, time_ms: float, *, region: RoiSpec | None = None) -> Memory:
         """Go on to the next frame.
 
         Args:
             frame: uint8 (H, W, 3), BGR.
             time_ms: its presentation time.
+            region: the region of interest of its read-out, where that may change from frame to
+                frame; it is then said in ``resets`` that it did. The read-out looks itself, too.
 
         Returns:
             ``memory``, ready for this frame's read-out.
@@ -123,6 +140,8 @@ class TemporalSmoother:
         memory = self.memory
         if last is None:
             memory.keep, memory.reset = 0.0, True
+            if region is not None:
+                memory.lie_on(region)
             return memory
         gap_ms = time_ms - last
         reason = (
@@ -134,10 +153,12 @@ class TemporalSmoother:
             if gap_ms < 0.0
             else ""
         )
+        memory.reset = bool(reason)
+        if region is not None and memory.lie_on(region):
+            reason = reason or "another region"
         if reason:
             self.resets.append((time_ms, reason))
             _log.debug("smoothing starts anew at %.0f ms: %s", time_ms, reason)
-        memory.reset = bool(reason)
         # Two frames with one time stamp would keep everything; below 1 the newer still counts.
         memory.keep = min(math.exp(-max(gap_ms, 0.0) / self.time_constant_ms), 0.999)
         return memory

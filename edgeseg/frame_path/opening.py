@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 from edgeseg.backends._tensorrt.library import device_index
 from edgeseg.backends.base import StreamEngine
 from edgeseg.errors import BackendUnavailableError
@@ -14,6 +16,7 @@ from edgeseg.kernels import cuda
 from edgeseg.kernels._cuda_library import CudaLibrary
 from edgeseg.model import Model
 from edgeseg.overlay import Overlay
+from edgeseg.spec import RoiSpec
 
 __all__ = ["model_unavailable_reason", "open_frame_path"]
 
@@ -33,6 +36,7 @@ def open_frame_path(
     wanted: Wanted | None = None,
     overlay: Overlay | None = None,
     threshold: float | None = None,
+    region: RoiSpec | None = None,
     graphs: Graphs = True,
     sets: int = 2,
     mapped: bool | None = None,
@@ -48,6 +52,9 @@ def open_frame_path(
             ``mapped`` and ``native``.
         overlay: see ``wanted``.
         threshold: see ``wanted``.
+        region: of interest in all frames, instead of the bundle's; None for the bundle's, or
+            without one the frame. It is part of what is allocated and captured: for another one
+            close the path and open it anew.
         graphs: see ``wanted``.
         sets: see ``wanted``.
         mapped: see ``wanted``.
@@ -57,6 +64,7 @@ def open_frame_path(
     Raises:
         BackendUnavailableError: the model's engine works in the host's memory, or its read-out
             needs the CPU.
+        InputError: the region leaves the frame.
         EdgesegError: as ``FramePath``.
     """
     engine = model.engine
@@ -65,10 +73,13 @@ def open_frame_path(
             f"the frame path needs an engine that works on the device, and {engine.info.backend} "
             "works in the host's memory: open the bundle with backend tensorrt"
         )
+    preprocess = model.fed_spec
+    if region is not None:
+        preprocess = dataclasses.replace(preprocess, roi=region)
     return FramePath(
         gpu or Gpu.open(device_index(engine.info.device)),
         engine,
-        model.fed_spec,
+        preprocess,
         model.readout,
         frame_hw_px,
         wanted=wanted,

@@ -24,7 +24,7 @@ from edgeseg.kernels._device_array import Block, read_array
 from edgeseg.kernels.cuda import DeviceArray
 from edgeseg.overlay import Overlay
 from edgeseg.preprocess import check_frame
-from edgeseg.spec import PreprocessSpec, ReadoutSpec
+from edgeseg.spec import PreprocessSpec, ReadoutSpec, RoiSpec
 from edgeseg.temporal import Memory
 
 __all__ = ["FramePath"]
@@ -140,6 +140,11 @@ class FramePath(Closing):
             self._failure = str(error) or type(error).__name__
             self.close()
             raise
+
+    @property
+    def region(self) -> RoiSpec:
+        """The region of interest of all frames; without one the whole frame."""
+        return self._device.plan.region
 
     @property
     def graphs(self) -> bool:

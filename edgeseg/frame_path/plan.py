@@ -20,12 +20,12 @@ from edgeseg.kernels.cuda import DeviceArray, DevicePointer, DeviceView
 from edgeseg.overlay import Overlay
 from edgeseg.reader import ONE_VIEW
 from edgeseg.readout import chosen_threshold, logit
+from edgeseg.region import region_in_frame
 from edgeseg.spec import (
     Flip,
     PreprocessSpec,
     ReadoutSpec,
     RegularizeSpec,
-    RoiSpec,
     TensorSpec,
     ViewSpec,
 )
@@ -108,7 +108,7 @@ class Plan:
         self.channels = _check_ports(engine, views, self._rows, readout)
         self.smooths = readout.time_constant_ms > 0.0
         """Whether frames are smoothed over time."""
-        self.region = _region(preprocess.roi, frame_hw_px)
+        self.region = region_in_frame(preprocess.roi, frame_hw_px)
         self._engine = engine
         self._views = views
         self._readout = readout
@@ -236,19 +236,6 @@ class Plan:
         shape = port.shape[1:]
         offset = row * int(np.prod(shape)) * np.dtype(port.dtype).itemsize
         return DeviceView(DevicePointer(address + offset, shape, port.dtype), flip)
-
-
-def _region(roi: RoiSpec | None, frame_hw_px: tuple[int, int]) -> RoiSpec:
-    """The region of interest; without one the whole frame."""
-    height, width = frame_hw_px
-    if roi is None:
-        return RoiSpec(0, 0, width, height)
-    if roi.x_px + roi.width_px > width or roi.y_px + roi.height_px > height:
-        raise InputError(
-            f"the region of interest {roi.width_px}x{roi.height_px} at ({roi.x_px}, {roi.y_px}) "
-            f"does not fit into frames of {width}x{height}"
-        )
-    return roi
 
 
 def _check_ports(

@@ -40,7 +40,7 @@ from dataclasses import dataclass
 from datetime import datetime, timezone
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 from edgeseg import __version__
 from edgeseg._closing import Closing
@@ -52,7 +52,7 @@ _log = logging.getLogger(__name__)
 
 SCHEMA = 1
 DEFAULT_MAX_BYTES = 128 << 20
-"""About a day and a half of a session that notes its figures every second."""
+"""Weeks of a session that notes its figures every ten seconds."""
 MAX_LINE_BYTES = 1 << 16
 """Of one line: longer ones are neither written nor read."""
 MAX_TIME_S = 1e9
@@ -250,10 +250,8 @@ class EventLog(Closing):
             self._append(before + line)
         except (OSError, ValueError) as error:
             with self._changed:
-                later, self._gap = self._gap, gap
+                self._take_back(gap)
                 self._lose(entry, getattr(error, "strerror", None) or str(error))
-                if later is not None and self._gap is not None:
-                    self._gap.lost.update(later.lost)
             return
         if gap is not None:
             self._warned = False
@@ -264,6 +262,13 @@ class EventLog(Closing):
             )
         if entry.kind == "end":
             self._sync()
+
+    def _take_back(self, gap: _Gap | None) -> None:
+        """A gap that could not be noted goes on, with what was lost meanwhile."""
+        if gap is not None:
+            if self._gap is not None:
+                gap.lost.update(self._gap.lost)
+            self._gap = gap
 
     @staticmethod
     def _gap_entry(gap: _Gap, after: _Entry) -> _Entry:
@@ -502,7 +507,7 @@ def _refuse_constant(name: str) -> float:
     raise ValueError(f"{name} is not JSON")
 
 
-def _is_number(value: Any) -> bool:
+def _is_number(value: Any) -> TypeGuard[int | float]:
     return isinstance(value, (int, float)) and not isinstance(value, bool)
 
 

@@ -149,14 +149,18 @@ def test_outliers_are_no_load() -> None:
     assert subject.index == 1 and subject.changes == 0
 
 
-def test_a_spike_costs_two_changes() -> None:
+def test_after_a_spike_it_climbs_back_rung_by_rung() -> None:
     simulation = Simulation(ladder())
     subject = simulation.run(120, lambda s: 4.0 if 30 <= s < 32 else 1.0)
     assert subject.index == 1
     back_s = next(s for s, index in simulation.visited if s > 32 and index == 1)
     # 24 ms may be expected only after the slow frames have left the window.
     assert 32 + 3 <= back_s <= 32 + 15
-    assert subject.changes == 2
+    visited = [index for _, index in simulation.visited]
+    lowest = visited.index(3)
+    assert set(visited[:lowest]) == {1}
+    assert visited[lowest:] == sorted(visited[lowest:], reverse=True)
+    assert subject.changes == 3
 
 
 def test_a_slow_drift_is_followed_down_and_up_again() -> None:
@@ -219,7 +223,7 @@ def test_the_fewest_views_may_be_too_slow_and_say_so_once(caplog) -> None:
     assert simulation.run(20, lambda s: 0.4).within_budget
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(
     seed=st.integers(0, 1 << 32),
     sigma=st.floats(0.0, 0.8),
@@ -230,7 +234,7 @@ def test_the_fewest_views_may_be_too_slow_and_say_so_once(caplog) -> None:
 def test_it_changes_seldom_whatever_the_load(seed, sigma, level, period_s, depth) -> None:
     rng = np.random.default_rng(seed)
     minutes = 10
-    simulation = Simulation(ladder(), fps=15.0)
+    simulation = Simulation(ladder(), fps=10.0)
     subject = simulation.run(
         60.0 * minutes,
         lambda s: (

@@ -25,7 +25,7 @@ $(VENV)/.demo: $(BIN)/python pyproject.toml $(NATIVE)
 	touch $@
 
 $(VENV)/.test: $(BIN)/python pyproject.toml $(NATIVE)
-	$(BIN)/python -m pip install --quiet --editable '.[export,onnxruntime,modelopt,bench,dev]'
+	$(BIN)/python -m pip install --quiet --editable '.[export,onnxruntime,modelopt,bench,web,dev]'
 	touch $(VENV)/.demo $@
 
 demo: $(VENV)/.demo

@@ -66,7 +66,7 @@ _SECRET_NAMES = (
 # The second way: a password with an unescaped slash or hash ends what is formally the host.
 _USER_INFO = re.compile(
     r"([A-Za-z][A-Za-z0-9+.\-]*://)"
-    r"(?:[^\s/?#\"'<>]*@|(?P<torn>[^\s/?#@\"'<>\[\]]*:[^\s\"'<>]*@))"
+    r"(?!\*\*\*@)(?:[^\s/?#\"'<>]*@|(?P<torn>[^\s/?#@\"'<>\[\]]*:[^\s\"'<>]*@))"
 )
 _PARAMETER = re.compile(
     rf"(?<![\w\-])((?:{_SECRET_NAMES})=)(\"[^\"]*\"|'[^']*'|[^\s&;,\"'!]+)", re.IGNORECASE
@@ -132,20 +132,20 @@ def parse_source(text: str) -> SourceUri:
     parts = _SCHEME.fullmatch(text)
     if parts is None:
         if _CAMERA_PATH.fullmatch(text):
-            return SourceUri("v4l2", text, f"v4l2://{text}")
-        return SourceUri("file", text, text)
+            return _camera(text)
+        return SourceUri("file", text, _line(text))
     scheme, rest = parts[1].lower(), parts[2]
     match scheme:
         case "file":
-            return SourceUri("file", _path(rest, text), text)
+            return SourceUri("file", _path(rest, text), _line(text))
         case "v4l2":
             return _camera(rest)
         case "csi":
             if not (rest.isascii() and rest.isdecimal()):
-                raise UsageError(f"{text}: a CSI camera has a number, such as csi://0")
+                raise UsageError(f"{_line(text)}: a CSI camera has a number, such as csi://0")
             return SourceUri("csi", str(int(rest)), f"csi://{int(rest)}")
         case "rtsp" | "rtsps":
-            return SourceUri("rtsp", _with_host(text), without_credentials(text))
+            return SourceUri("rtsp", _with_host(text), _line(text))
         case "test":
             parse_test_picture(rest)
             return SourceUri("test", rest, text)
@@ -169,23 +169,23 @@ def parse_sink(text: str) -> SinkUri:
     parts = _SCHEME.fullmatch(text)
     if parts is None:
         if _CAMERA_PATH.fullmatch(text):
-            return SinkUri("v4l2", text, f"v4l2://{text}")
-        return SinkUri("file", _video_path(text), text)
+            return SinkUri("v4l2", text, f"v4l2://{_line(text)}")
+        return SinkUri("file", _video_path(text), _line(text))
     scheme, rest = parts[1].lower(), parts[2]
     match scheme:
         case "file":
-            return SinkUri("file", _video_path(_path(rest, text)), text)
+            return SinkUri("file", _video_path(_path(rest, text)), _line(text))
         case "display":
-            return SinkUri("display", rest, text)
+            return SinkUri("display", rest, _line(text))
         case "mask":
-            return SinkUri("mask", _path(rest, text), text)
+            return SinkUri("mask", _path(rest, text), _line(text))
         case "v4l2":
             device = f"/dev/video{int(rest)}" if rest.isascii() and rest.isdecimal() else rest
-            return SinkUri("v4l2", _device(device, text), f"v4l2://{device}")
+            return SinkUri("v4l2", _device(device, text), f"v4l2://{_line(device)}")
         case "rtsp" | "rtsps":
-            return SinkUri("rtsp", _with_host(text), without_credentials(text))
+            return SinkUri("rtsp", _with_host(text), _line(text))
         case "udp":
-            return SinkUri("udp", _with_host(text, port_needed=True), without_credentials(text))
+            return SinkUri("udp", _with_host(text, port_needed=True), _line(text))
     raise UsageError(f"a sink cannot be {scheme}://...: there are {_SINKS}")
 
 
@@ -200,7 +200,9 @@ def parse_test_picture(text: str) -> TestPicture:
     """
     match = _TEST.fullmatch(text)
     if match is None:
-        raise UsageError(f"test://{text}: generated frames are named as in test://640x480@25")
+        raise UsageError(
+            f"test://{_line(text)}: generated frames are named as in test://640x480@25"
+        )
     width, height = int(match[1] or 640), int(match[2] or 480)
     if not all(_TEST_PX[0] <= side <= _TEST_PX[1] for side in (width, height)):
         raise UsageError(
@@ -227,15 +229,24 @@ def without_credentials(text: str) -> str:
     return _PARAMETER.sub(rf"\1{_HIDDEN}", text)
 
 
+def _line(text: str) -> str:
+    """``text`` on one line that may be printed, without credentials."""
+    kept = "".join(c if c.isprintable() or c.isspace() else "?" for c in text)
+    return without_credentials(" ".join(kept.split()))
+
+
 def _camera(device: str) -> SourceUri:
     if device.isascii() and device.isdecimal():
         device = f"/dev/video{int(device)}"
-    return SourceUri("v4l2", _device(device, f"v4l2://{device}"), f"v4l2://{device}")
+    shown = f"v4l2://{_line(device)}"
+    return SourceUri("v4l2", _device(device, shown), shown)
 
 
 def _device(device: str, text: str) -> str:
     if not device.startswith("/"):
-        raise UsageError(f"{text}: name the device by its whole path, as in v4l2:///dev/video0")
+        raise UsageError(
+            f"{_line(text)}: name the device by its whole path, as in v4l2:///dev/video0"
+        )
     return device
 
 
@@ -243,15 +254,15 @@ def _program(name: str, arguments: str, text: str) -> SourceUri:
     kind: SourceKind = "gst" if name == "gst" else "ffmpeg"
     if not arguments:
         example = "'gst:v4l2src ! jpegdec'" if kind == "gst" else "'ffmpeg:-i udp://:5000'"
-        raise UsageError(f"{text} says nothing after the colon: write for example {example}")
-    return SourceUri(kind, arguments, f"{kind}:{without_credentials(arguments)}")
+        raise UsageError(f"{name}: says nothing after the colon: write for example {example}")
+    return SourceUri(kind, arguments, f"{kind}:{_line(arguments)}")
 
 
 def _path(rest: str, text: str) -> str:
     # "file://clip.mp4" is a relative path, as in jetson-inference; hosts have no meaning here.
     path = unquote(rest)
     if not path or "\0" in path:
-        raise UsageError(f"{text}: a path must follow the two slashes")
+        raise UsageError(f"{_line(text)}: a path must follow the two slashes")
     return path
 
 
@@ -259,15 +270,15 @@ def _video_path(path: str) -> str:
     suffix = Path(path).suffix.lower()
     if suffix not in VIDEO_SINK_SUFFIXES:
         raise UsageError(
-            f"{path}: a video is written as {', '.join(VIDEO_SINK_SUFFIXES)}, not as "
-            f"{suffix or 'a file without suffix'}; sinks are {_SINKS}"
+            f"{_line(path)}: a video is written as {', '.join(VIDEO_SINK_SUFFIXES)}, not as "
+            f"{_line(suffix) or 'a file without suffix'}; sinks are {_SINKS}"
         )
     return path
 
 
 def _with_host(text: str, *, port_needed: bool = False) -> str:
     """``text`` itself, if it has a host and its port is one."""
-    shown = without_credentials(text)
+    shown = _line(text)
     if any(character.isspace() or not character.isprintable() for character in text):
         raise UsageError(f"{shown}: a URL holds no spaces: write them as %20")
     authority = re.split(r"[/?#]", text.partition("://")[2], maxsplit=1)[0].rpartition("@")[2]

@@ -106,7 +106,7 @@ class RawSource(LiveSource):
         while self._filled < self._frame_bytes:
             if not self._readable(deadline_s):
                 return None
-            view = memoryview(self._buffer)[self._filled : self._filled + _READ_BYTES]
+            view = self._buffer.data[self._filled : self._filled + _READ_BYTES]
             try:
                 count = os.readv(self._descriptor, [view])
             except BlockingIOError:

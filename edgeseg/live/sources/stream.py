@@ -150,8 +150,8 @@ class StreamSource(LiveSource):
         last_good_s = time.monotonic()
         packets = container.demux(stream)
         while True:
-            self._await_data(fetcher)
             asked_s = time.monotonic()
+            self._await_data(fetcher)
             packet = self._next_packet(packets)
             now_s = time.monotonic()
             if fetcher.stopped:

@@ -37,6 +37,7 @@ __all__ = [
     "is_bundle",
     "new_bundle",
     "read_bundle",
+    "read_manifest",
     "seal",
     "write_golden",
 ]
@@ -161,6 +162,39 @@ def read_bundle(path: Path) -> Bundle:
         BundleError: not a bundle, or one of another schema version.
         BundleIntegrityError: a file is missing or was changed; the message names it.
     """
+    manifest, digest, sums = _read_manifest(path)
+    manifest_path = path / MANIFEST_FILE
+    for name, expected in manifest.files.items():
+        if Path(name).name != name or name in (".", ".."):
+            raise BundleError(f"{manifest_path}: {name!r} is not a plain file name")
+        file = path / name
+        if not file.is_file():
+            raise BundleIntegrityError(f"{file} is missing: copy or build the bundle again")
+        if sha256_file(file) != expected:
+            raise BundleIntegrityError(_changed(file))
+    for variant in manifest.variants:
+        if variant.file not in manifest.files:
+            raise BundleError(f"{manifest_path}: variant {variant.name!r} names no recorded file")
+    if sums != _render_sums(manifest, digest):
+        raise BundleIntegrityError(_changed(path / SUMS_FILE))
+    return Bundle(path, manifest, digest)
+
+
+def read_manifest(path: Path) -> Manifest:
+    """What a bundle says of itself; its other files are not looked at.
+
+    For what must be known before anything is loaded. Whoever loads a file goes through
+    ``read_bundle``.
+
+    Raises:
+        BundleError: not a bundle, or one of another schema version.
+        BundleIntegrityError: the manifest was changed.
+    """
+    return _read_manifest(path)[0]
+
+
+def _read_manifest(path: Path) -> tuple[Manifest, str, bytes]:
+    """The manifest, its hash, and the sums that it was verified against."""
     if not path.exists():
         raise BundleError(
             f"{path} does not exist: make one with  edgeseg build CHECKPOINT -o {path}"
@@ -179,20 +213,7 @@ def read_bundle(path: Path) -> Bundle:
     if f"{digest}  {MANIFEST_FILE}\n".encode() not in sums:
         raise BundleIntegrityError(_changed(manifest_path))
     manifest = _parse_manifest(raw, manifest_path)
-    for name, expected in manifest.files.items():
-        if Path(name).name != name or name in (".", ".."):
-            raise BundleError(f"{manifest_path}: {name!r} is not a plain file name")
-        file = path / name
-        if not file.is_file():
-            raise BundleIntegrityError(f"{file} is missing: copy or build the bundle again")
-        if sha256_file(file) != expected:
-            raise BundleIntegrityError(_changed(file))
-    for variant in manifest.variants:
-        if variant.file not in manifest.files:
-            raise BundleError(f"{manifest_path}: variant {variant.name!r} names no recorded file")
-    if sums != _render_sums(manifest, digest):
-        raise BundleIntegrityError(_changed(path / SUMS_FILE))
-    return Bundle(path, manifest, digest)
+    return manifest, digest, sums
 
 
 def _changed(path: Path) -> str:

@@ -6,6 +6,7 @@ Times are seconds of ``time.monotonic``, which every process of a machine shares
 from __future__ import annotations
 
 import abc
+import time
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import Literal, get_args
@@ -112,6 +113,12 @@ class Shown:
     """Age of the frame that the picture shows at the time ``shown_s``."""
     shown_s: float
     """When the picture was complete."""
+
+    def age_now_ms(self) -> float | None:
+        """How old the frame behind the mask is by now; None without a mask."""
+        if self.age_ms is None:
+            return None
+        return self.age_ms + 1e3 * (time.monotonic() - self.shown_s)
 
 
 class LiveSource(Closing):

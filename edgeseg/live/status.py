@@ -16,12 +16,12 @@ __all__ = ["AgeFigures", "Board", "Events", "LiveStatus", "SinkStatus", "silent_
 class Events(Protocol):
     """Takes note of what happens; may be called from several threads and never raises.
 
-    Kinds: ``start``, ``state`` (state, reason, detail), ``source_lost``, ``source_back``,
-    ``source_ended``, ``format`` (width_px, height_px), ``fault`` (where, error),
-    ``engine_restarted``, ``setting`` (name, value), ``region`` (x_px, y_px, width_px, height_px or
-    nulls, why), ``views`` (views, why), ``recording`` (file or null, error), ``sink`` (name, error
-    or null), ``statistics`` (the fields of ``LiveStatus``, at intervals), ``end`` (those fields,
-    why).
+    Kinds: ``start``, ``model`` (bundle, bundle_sha256 and the card), ``state`` (state, reason,
+    detail), ``source_lost``, ``source_back``, ``source_ended``, ``format`` (width_px, height_px),
+    ``fault`` (where, error), ``engine_restarted``, ``setting`` (name, value), ``region`` (x_px,
+    y_px, width_px, height_px or nulls, why), ``views`` (views, why), ``recording`` (file or null,
+    error), ``sink`` (name, error or null), ``statistics`` (the fields of ``LiveStatus``, at
+    intervals), ``end`` (those fields, why).
     Values are what JSON can hold; never pixels, passwords or tokens.
     """
 

@@ -143,7 +143,7 @@ def choose_encoder(codec: str | None, container_format: str, where: str) -> Reci
         names: tuple[str, ...] = _BY_ITSELF
     else:
         names = _H264 if codec == "h264" else (codec,)
-    failures = []
+    failures: list[str] = []
     for name in names:
         recipe = _RECIPES[name]
         problem = _problem(recipe, container_format)

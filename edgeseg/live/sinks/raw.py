@@ -71,7 +71,7 @@ class RawSink(LiveSink):
         elif size != self.size:
             picture = letterbox(picture, self.size)
         with _explained():
-            view = memoryview(np.ascontiguousarray(picture)).cast("B")
+            view = np.ascontiguousarray(picture).data.cast("B")
             while view:
                 view = view[os.write(self._descriptor, view) :]
 

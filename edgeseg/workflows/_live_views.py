@@ -51,7 +51,8 @@ class _Adaptive(Computation):
 
     def read(self, job: Job, computed: Any) -> Mask:
         """With the read-out of the views that the frame went through."""
-        return self._rungs[computed.rung].read(job, computed.outputs)
+        answer: _Answer = computed
+        return self._rungs[answer.rung].read(job, answer.outputs)
 
     def close(self) -> None:
         """Free all engines."""

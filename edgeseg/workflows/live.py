@@ -12,12 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
 
+from edgeseg.bundle import read_manifest
 from edgeseg.errors import EdgesegError, UsageError
 from edgeseg.live.events import EventLog
 from edgeseg.live.session import LiveOptions, LiveReport, LiveSession
-from edgeseg.live.sinks import SinkOptions, open_live_sink
+from edgeseg.live.sinks import SinkOptions, open_live_sinks
 from edgeseg.live.sources import SourceOptions, open_live_source
-from edgeseg.live.status import LiveStatus, silent_events
+from edgeseg.live.status import Events, LiveStatus, silent_events
 from edgeseg.live.uri import parse_sink, parse_source
 from edgeseg.settings import Settings
 from edgeseg.spec import Precision
@@ -128,8 +129,10 @@ def run_live(
     options = options or LiveOptions()
     source_options = _paced(source, sinks, serve, source_options or SourceOptions(), say)
     choice = EngineChoice(Path(bundle), backend, device, precision, threads, settings or Settings())
+    # Before anything is opened or made: the name of the bundle may be wrong.
+    classes = read_manifest(choice.bundle).classes
     with contextlib.ExitStack() as stack:
-        events = silent_events
+        events: Events = silent_events
         if log is not None:
             opened_log = EventLog(log)
             stack.callback(opened_log.close)
@@ -137,12 +140,16 @@ def run_live(
         frames = open_live_source(source, source_options)
         stack.callback(frames.close)
         given = sink_options or SinkOptions()
-        given = dataclasses.replace(given, rate=given.rate or frames.rate)
-        outputs = []
-        for text in sinks:
-            sink = open_live_sink(text, given)
+        given = dataclasses.replace(
+            given,
+            rate=given.rate or frames.rate,
+            media_times=not frames.is_live,
+            classes=classes,
+            title=f"edgeseg: {frames.name}",
+        )
+        outputs = open_live_sinks(sinks, given)
+        for sink in outputs:
             stack.callback(sink.close)
-            outputs.append(sink)
             say(f"output: {sink.name}")
         events("start", **start_fields(frames, outputs, options))
         ready = stack.enter_context(

@@ -5,9 +5,11 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from edgeseg.errors import UsageError
 from edgeseg.live.sources.gate import DamageGate
+from edgeseg.live.sources.h264_gaps import H264Gaps
 from edgeseg.video.base import Frame
 from edgeseg.video.decode import VideoSource
 
@@ -23,10 +25,12 @@ class FlowingVideo(VideoSource):
 
     def __init__(self, path: Path) -> None:
         """As ``VideoSource``."""
-        super().__init__(path)
         self._gate = DamageGate()
+        self._gaps: H264Gaps | None = None
+        self._packet_s: float | None = None
         self.left_out = 0
         """Frames that were not delivered because of damage."""
+        super().__init__(path)
 
     def __iter__(self) -> Iterator[Frame]:
         """Frames in the order of their presentation; see ``Source``.
@@ -45,7 +49,7 @@ class FlowingVideo(VideoSource):
             if not self._pending:
                 self._fill_pending()
                 if self._faults > known_faults:
-                    self._gate.damage()
+                    self._gate.damage(self._packet_s)
                     known_faults = self._faults
             if not self._pending:
                 break
@@ -57,7 +61,8 @@ class FlowingVideo(VideoSource):
                 stated_s = float((raw.pts - self._first_pts) * self.time_base)
             # Times that are missing or do not advance are made from the frame rate.
             time_s = stated_s if stated_s > time_s else max(0.0, time_s + step_s)
-            if not self._gate.passes(damaged=raw.is_corrupt, key=raw.key_frame):
+            shown_s = None if raw.pts is None else float(raw.pts * self.time_base)
+            if not self._gate.passes(damaged=raw.is_corrupt, key=raw.key_frame, stamp_s=shown_s):
                 self.left_out += 1
                 continue
             self._check_size(raw.width, raw.height)
@@ -66,3 +71,16 @@ class FlowingVideo(VideoSource):
             yield Frame(index, self._upright(raw), name, time_s, duration_s)
             del raw
         self._check_end(time_s)
+
+    def _demux(self) -> Iterator[Any]:
+        context = self._stream.codec_context
+        if context.name == "h264":
+            self._gaps = H264Gaps(context.extradata)
+        for packet in super()._demux():
+            if packet is not None and packet.size:
+                stamp = packet.pts
+                self._packet_s = None if stamp is None else float(stamp * self.time_base)
+                if self._gaps is not None and self._gaps.missing(bytes(packet)):
+                    self._note_fault("a frame is missing that others need")
+                    self._gate.damage(self._packet_s)
+            yield packet

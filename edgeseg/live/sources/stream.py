@@ -17,6 +17,7 @@ from edgeseg.errors import DataError, SourceLostError, UsageError
 from edgeseg.live.base import Captured, LiveSource
 from edgeseg.live.sources.fetcher import Fetcher
 from edgeseg.live.sources.gate import DamageGate
+from edgeseg.live.sources.h264_gaps import H264Gaps
 from edgeseg.video.colour import BgrConverter
 
 __all__ = ["StreamSource"]
@@ -144,6 +145,8 @@ class StreamSource(LiveSource):
 
     def _read_packets(self, container: Any, stream: Any, fetcher: Fetcher) -> None:
         gate = DamageGate()
+        context = stream.codec_context
+        gaps = H264Gaps(context.extradata) if context.name == "h264" else None
         convert = BgrConverter()
         first_stamp_s: float | None = None
         queue_ends_s: float | None = time.monotonic() + _LONGEST_QUEUE_S
@@ -158,12 +161,17 @@ class StreamSource(LiveSource):
                 return
             if queue_ends_s is not None and (now_s - asked_s > _WAITED_S or now_s > queue_ends_s):
                 queue_ends_s = None
-            self._note_packet(_seconds(packet.pts, packet.time_base), now_s)
-            for raw in self._decode(stream, packet, gate):
-                if not gate.passes(damaged=raw.is_corrupt, key=raw.key_frame):
+            packet_s = _seconds(packet.pts, packet.time_base)
+            self._note_packet(packet_s, now_s)
+            if gaps is not None and gaps.missing(bytes(packet)):
+                self.faults += 1
+                gate.damage(packet_s)
+                _log.info("%s: a frame is missing that others need", self.name)
+            for raw in self._decode(stream, packet, packet_s, gate):
+                stamp_s = _seconds(raw.pts, raw.time_base)
+                if not gate.passes(damaged=raw.is_corrupt, key=raw.key_frame, stamp_s=stamp_s):
                     self.faults += 1
                     continue
-                stamp_s = _seconds(raw.pts, raw.time_base)
                 last_good_s = now_s
                 if queue_ends_s is not None:
                     self.skipped += 1
@@ -183,16 +191,18 @@ class StreamSource(LiveSource):
                     f"{self._timeout_s:g} s"
                 )
 
-    def _decode(self, stream: Any, packet: Any, gate: DamageGate) -> list[Any]:
+    def _decode(
+        self, stream: Any, packet: Any, packet_s: float | None, gate: DamageGate
+    ) -> list[Any]:
         if packet.is_corrupt:
             self.faults += 1
-            gate.damage()
+            gate.damage(packet_s)
             return []
         try:
             return list(stream.codec_context.decode(packet))
         except av.FFmpegError as error:
             self.faults += 1
-            gate.damage()
+            gate.damage(packet_s)
             _log.debug("%s: a packet that cannot be decoded: %s", self.name, error.strerror)
             return []
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from edgeseg.workflows.benchmark import benchmark
     from edgeseg.workflows.build import build
     from edgeseg.workflows.evaluate import evaluate
+    from edgeseg.workflows.event_report import report_events
     from edgeseg.workflows.fit import fit
     from edgeseg.workflows.run import run
     from edgeseg.workflows.segment import segment
@@ -36,6 +37,7 @@ __all__ = [
     "evaluate",
     "fit",
     "open",
+    "report_events",
     "run",
     "segment",
 ]
@@ -52,6 +54,7 @@ _HOMES = {
     "build": "edgeseg.workflows.build",
     "evaluate": "edgeseg.workflows.evaluate",
     "fit": "edgeseg.workflows.fit",
+    "report_events": "edgeseg.workflows.event_report",
     "run": "edgeseg.workflows.run",
     "segment": "edgeseg.workflows.segment",
 }

@@ -287,7 +287,8 @@ HEAVY = (
 
 
 @pytest.mark.parametrize(
-    "verb", ["", "fit", "build", "run", "segment", "eval", "bench", "inspect", "doctor", "demo"]
+    "verb",
+    ["", "fit", "build", "run", "segment", "eval", "bench", "inspect", "report", "doctor", "demo"],
 )
 def test_help_needs_no_heavy_library(verb):
     code = BLOCKER + "from edgeseg.cli import main\nraise SystemExit(main(sys.argv[2:]))\n"

@@ -13,7 +13,7 @@ from edgeseg.errors import EdgesegError, UsageError
 
 __all__ = ["main"]
 
-VERBS = ("fit", "build", "run", "segment", "eval", "bench", "inspect", "doctor", "demo")
+VERBS = ("fit", "build", "run", "segment", "eval", "bench", "inspect", "report", "doctor", "demo")
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -14,9 +14,10 @@ included, so that missing lines can be told. A file may hold several sessions, e
   ``NAME.1``; this one goes on. One such file is kept, so a log never takes more than twice
   ``max_bytes``; what an earlier ``NAME.1`` held is gone then.
 
-``start`` may say whatever describes a session; the report (``edgeseg report``) looks for
-``bundle``, ``bundle_sha256``, ``source`` and ``max_age_ms``, and lists everything else. User names,
-passwords and tokens in addresses are replaced by ``***`` before anything is written.
+``start`` and ``model`` may say whatever describes a session; the report (``edgeseg report``) looks
+for ``bundle``, ``bundle_sha256``, ``source`` and ``max_age_ms`` in them, and lists everything else;
+``continued`` repeats both. User names, passwords and tokens in addresses are replaced by ``***``
+before anything is written.
 """
 
 from __future__ import annotations
@@ -241,6 +242,8 @@ class EventLog(Closing):
     def _put(self, entry: _Entry) -> None:
         if entry.kind == "start":
             self._start_data = entry.data
+        elif entry.kind == "model":
+            self._start_data = {**self._start_data, "model": entry.data}
         with self._changed:
             gap, self._gap = self._gap, None
         try:

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from edgeseg.workflows.fit import fit
     from edgeseg.workflows.run import run
     from edgeseg.workflows.segment import segment
+    from edgeseg.workflows.stream import stream
 
 __all__ = [
     "Model",
@@ -40,6 +41,7 @@ __all__ = [
     "report_events",
     "run",
     "segment",
+    "stream",
 ]
 __version__ = "0.1.0"
 
@@ -57,6 +59,7 @@ _HOMES = {
     "report_events": "edgeseg.workflows.event_report",
     "run": "edgeseg.workflows.run",
     "segment": "edgeseg.workflows.segment",
+    "stream": "edgeseg.workflows.stream",
 }
 
 

@@ -236,10 +236,14 @@ def lanes(session: SessionLog) -> str:
                 f'd="M{x:.1f} {middle - 8:g}v16"><title>{text(one.first + more)}</title></path>'
             )
             words = _cut(one.first, one.hits)
-            end = x + _LETTER * len(words)
-            if x >= free_from and end <= _WIDTH:
+            length = _LETTER * len(words)
+            if x >= free_from and x + length <= _WIDTH:
                 parts.append(_label(x - 1, middle - 12, words, "start"))
-                free_from = end + 8
+                free_from = x + length + 8
+            elif x - length >= free_from:
+                # At the right edge, where it has room to the left alone.
+                parts.append(_label(x + 1, middle - 12, words, "end"))
+                free_from = x + 8
         if held:
             parts.append(f'<path style="{_fill(colour, 0.4)}" d="{"".join(held)}"/>')
     return _svg("What happened, by time", _TOP + len(found) * high, parts, session)

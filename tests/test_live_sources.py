@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
+import itertools
 import logging
 import os
 import pty
-import shutil
 import signal
 import socket
 import stat
@@ -16,7 +17,7 @@ import sys
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from fractions import Fraction
 from pathlib import Path
@@ -226,9 +227,7 @@ def test_the_size_may_change_midway(tmp_path: Path) -> None:
     numbers = [number_of(f.image) for f in frames]
     assert numbers == [*range(8), *range(9), *range(7)]
     stamps = [f.media_s for f in frames]
-    assert all(
-        a is not None and b is not None and a < b for a, b in zip(stamps, stamps[1:], strict=False)
-    )
+    assert all(a is not None and b is not None and a < b for a, b in itertools.pairwise(stamps))
 
 
 @pytest.mark.parametrize("pace", ["source", "none"])
@@ -335,7 +334,7 @@ def test_generated_frames_move_and_return() -> None:
         frames = [next_frame(source) for _ in range(102)]
     assert all(f.image.shape == (48, 64, 3) for f in frames)
     assert [f.media_s for f in frames] == pytest.approx([i / 50 for i in range(102)])
-    for one, other in zip(frames, frames[1:], strict=False):
+    for one, other in itertools.pairwise(frames):
         assert np.any(one.image != other.image)
     # Frame 50 is the last but one, 98 the first again.
     np.testing.assert_array_equal(frames[49 - 7].image, frames[49 + 7].image)
@@ -828,13 +827,15 @@ def test_whole_streams_have_no_gaps(tmp_path: Path, parameters: str, name: str) 
 
 def test_real_clips_have_no_gaps(real_data: Path) -> None:
     clips = sorted((real_data / "clips").glob("*.mp4"))
-    assert clips
+    tried = 0
     for clip in clips:
         with av.open(str(clip)) as container:
             stream = container.streams.video[0]
             gaps = H264Gaps(stream.codec_context.extradata)
             packets = [bytes(p) for p in container.demux(stream) if p.size]
-        assert stream.codec_context.name == "h264"
+        if stream.codec_context.name != "h264":
+            continue
+        tried += 1
         assert not any(gaps.missing(packet) for packet in packets)
         # The same with a reference frame left out.
         gaps = H264Gaps(stream.codec_context.extradata)
@@ -843,6 +844,7 @@ def test_real_clips_have_no_gaps(real_data: Path) -> None:
         noticed = [gaps.missing(p) for i, p in enumerate(packets) if i != lost]
         assert any(noticed[lost : lost + 8])
         assert not any(noticed[:lost])
+    assert tried
 
 
 def is_reference(packet: bytes) -> bool:
@@ -864,3 +866,275 @@ def test_anything_may_stand_in_a_packet(seed: int) -> None:
     for kind in (7, 8, 5, 1, 1):
         gaps.missing(b"\0\0\1" + bytes([0x60 | kind]) + rng.bytes(int(rng.integers(0, 80))))
         gaps.missing(rng.bytes(int(rng.integers(0, 80))))
+
+
+# RTSP
+
+SYSTEM_PYTHON = "/usr/bin/python3"
+SECRET = "Zq7-hidden"
+
+
+@functools.cache
+def why_no_server() -> str | None:
+    """Why no RTSP server can run here; None if one can."""
+    code = (
+        "import gi\n"
+        "gi.require_version('GstRtspServer', '1.0')\n"
+        "from gi.repository import Gst, GstRtspServer\n"
+        "Gst.init(None)\n"
+        "assert Gst.ElementFactory.find('x264enc'), 'no x264enc'\n"
+    )
+    try:
+        done = subprocess.run(
+            [SYSTEM_PYTHON, "-c", code], capture_output=True, text=True, timeout=HANG_S, check=False
+        )
+    except OSError as error:
+        return str(error)
+    return done.stderr.strip().rpartition("\n")[2] if done.returncode else None
+
+
+class Server:
+    """An RTSP server in a process of its own."""
+
+    def __init__(self, *arguments: str) -> None:
+        reason = why_no_server()
+        if reason is not None:
+            pytest.skip(f"no RTSP server of GStreamer: {reason}")
+        script = Path(__file__).with_name("rtsp_server.py")
+        self.process = subprocess.Popen(
+            [SYSTEM_PYTHON, str(script), *arguments], stdout=subprocess.PIPE, text=True
+        )
+        assert self.process.stdout is not None
+        ready = self.process.stdout.readline()
+        assert ready.startswith("ready "), ready
+        self.url = ready.split()[1]
+        self.port = int(self.url.split(":")[2].split("/")[0])
+
+    def stop(self) -> None:
+        self.process.kill()
+        self.process.wait(HANG_S)
+        assert self.process.stdout is not None
+        self.process.stdout.close()
+
+
+@contextlib.contextmanager
+def serve(*arguments: str) -> Iterator[Server]:
+    server = Server(*arguments)
+    try:
+        yield server
+    finally:
+        server.stop()
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[Server]:
+    with serve() as running:
+        yield running
+
+
+PATIENT = SourceOptions(timeout_s=30.0)
+
+
+def lost(source: LiveSource) -> SourceLostError:
+    """Read until the source says that it is lost."""
+    _, error = read_all(source)
+    assert isinstance(error, SourceLostError), error
+    return error
+
+
+def refused(url: str, **given: Any) -> EdgesegError:
+    source = open_live_source(url, SourceOptions(**{"timeout_s": 20.0, **given}))
+    with pytest.raises(EdgesegError) as caught, source:
+        source.open()
+    assert "\n" not in str(caught.value)
+    return caught.value
+
+
+@pytest.mark.parametrize("transport", ["tcp", "udp"])
+def test_an_rtsp_stream(server: Server, transport: Any) -> None:
+    with open_live_source(server.url, replace(PATIENT, transport=transport)) as source:
+        source.open()
+        assert (source.size, source.rate, source.is_live) == ((320, 240), 25, True)
+        frames = [next_frame(source) for _ in range(20)]
+    dates = [f.captured_s for f in frames]
+    assert dates == sorted(set(dates))
+    stamps = [f.media_s for f in frames]
+    assert stamps == sorted(set(stamps))
+    assert 0.0 <= stamps[0] < 5.0
+    # The colour bars: white, yellow, cyan, green, magenta, red, blue.
+    for frame in frames:
+        bars = frame.image[40, [22, 68, 114, 160, 206, 252, 297]].astype(int)
+        high = [[255] * 3, [0, 255, 255], [255, 255, 0], [0, 255, 0], [255, 0, 255]]
+        wanted = np.array([*high, [0, 0, 255], [255, 0, 0]])
+        assert np.abs(np.where(wanted > 0, 191, 0) - bars).max() < 80
+
+
+def test_only_the_newest_frame_waits(server: Server) -> None:
+    with open_live_source(server.url, PATIENT) as source:
+        source.open()
+        first = next_frame(source)
+        slept_s = time.monotonic()
+        time.sleep(1.0)  # a session that does not read
+        newest = next_frame(source)
+        assert newest.captured_s > slept_s > first.captured_s
+        assert getattr(source, "skipped") > 5  # noqa: B009
+
+
+@pytest.mark.parametrize("codec", ["h265", "mjpeg"])
+def test_other_codecs(codec: str) -> None:
+    with serve("--codec", codec) as server, open_live_source(server.url, PATIENT) as source:
+        source.open()
+        assert next_frame(source).image.shape == (240, 320, 3)
+
+
+def test_a_server_that_stops_and_comes_back() -> None:
+    with serve() as server:
+        source = open_live_source(server.url, PATIENT)
+        source.open()
+        next_frame(source)
+        server.stop()
+        lost(source)
+        source.close()
+        with pytest.raises(SourceLostError, match="nothing listens"):
+            source.open()
+        source.close()
+        with serve("--port", str(server.port), "--size", "160x120"):
+            source.open()
+            assert source.size == (160, 120)
+            frame = next_frame(source)
+            assert frame.image.shape == (120, 160, 3)
+            assert frame.media_s is not None and 0.0 <= frame.media_s < 5.0
+            source.close()
+
+
+def test_a_server_that_ends_the_stream() -> None:
+    with serve("--frames", "40") as server, open_live_source(server.url, PATIENT) as source:
+        source.open()
+        lost(source)
+
+
+def test_a_server_that_falls_silent() -> None:
+    with serve() as server, open_live_source(server.url, replace(PATIENT, timeout_s=3.0)) as source:
+        source.open()
+        next_frame(source)
+        os.kill(server.process.pid, signal.SIGSTOP)
+        given_up_s = time.monotonic() + HANG_S
+        while (started_s := time.monotonic()) < given_up_s and source.read(0.1) is not None:
+            pass
+        assert time.monotonic() - started_s < 2.0
+        lost(source)
+
+
+def test_what_a_server_refuses(server: Server) -> None:
+    error = refused(server.url.replace("/live", "/elsewhere"))
+    assert isinstance(error, DataError) and not isinstance(error, SourceLostError)
+    assert "404" in str(error)
+
+
+def test_a_port_where_nothing_listens() -> None:
+    with socket.socket() as holder:
+        holder.bind(("127.0.0.1", 0))  # taken, but not listened at
+        error = refused(f"rtsp://me:{SECRET}@127.0.0.1:{holder.getsockname()[1]}/live")
+    assert isinstance(error, SourceLostError)
+    assert "nothing listens" in str(error) and SECRET not in str(error)
+
+
+def test_a_host_that_nobody_knows() -> None:
+    error = refused(f"rtsp://me:{SECRET}@camera.invalid/live")
+    assert isinstance(error, SourceLostError)
+    assert "camera.invalid" in str(error) and SECRET not in str(error)
+
+
+def test_a_port_that_never_answers() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        started_s = time.monotonic()
+        port = listener.getsockname()[1]
+        error = refused(f"rtsp://127.0.0.1:{port}/live", timeout_s=1.0)
+    assert isinstance(error, SourceLostError)
+    assert "no answer within 1 s" in str(error)
+    assert time.monotonic() - started_s < 20.0
+
+
+def test_a_port_that_speaks_something_else() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+
+        def answer() -> None:
+            with contextlib.suppress(OSError):
+                connection, _ = listener.accept()
+                with connection:
+                    connection.recv(4096)
+                    connection.sendall(b"220 mail.example.org ESMTP\r\n\r\n")
+
+        thread = threading.Thread(target=answer)
+        thread.start()
+        error = refused(f"rtsp://127.0.0.1:{listener.getsockname()[1]}/live", timeout_s=5.0)
+        thread.join()
+    assert isinstance(error, DataError)
+
+
+def test_user_names_and_passwords(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG)
+    with serve("--login", f"me:{SECRET}") as server:
+        bare = server.url.removeprefix("rtsp://")
+        none = refused(server.url)
+        wrong = refused(f"rtsp://me:{SECRET}x@{bare}")
+        for error in (none, wrong):
+            assert type(error) is DataError
+            assert "401" in str(error)
+        assert "USER:PASSWORD" in str(none)
+        source = open_live_source(f"rtsp://me:{SECRET}@{bare}", PATIENT)
+        source.open()
+        next_frame(source)
+        server.stop()
+        gone = lost(source)
+        source.close()
+        with pytest.raises(SourceLostError) as again:
+            source.open()
+    said = [source.name, caplog.text]
+    for error in (none, wrong, gone, again.value):
+        said += traceback.format_exception(error)
+    assert SECRET not in "".join(said)
+
+
+def test_frames_that_the_network_held_back_are_dated_as_old(server: Server) -> None:
+    """A proxy holds everything back for a while: what comes then was captured before."""
+    held = threading.Event()
+    let_go = threading.Event()
+    done = threading.Event()
+
+    def pump(source: socket.socket, target: socket.socket, may_hold: bool) -> None:
+        with contextlib.suppress(OSError):
+            while data := source.recv(65536):
+                if may_hold and held.is_set() and not let_go.is_set():
+                    let_go.wait(HANG_S)
+                target.sendall(data)
+
+    def run(listener: socket.socket) -> None:
+        with contextlib.suppress(OSError):
+            near, _ = listener.accept()
+            far = socket.create_connection(("127.0.0.1", server.port))
+            with near, far:
+                threading.Thread(target=pump, args=(near, far, False), daemon=True).start()
+                threading.Thread(target=pump, args=(far, near, True), daemon=True).start()
+                done.wait(HANG_S)
+
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        threading.Thread(target=run, args=(listener,), daemon=True).start()
+        url = f"rtsp://127.0.0.1:{listener.getsockname()[1]}/live"
+        with open_live_source(url, PATIENT) as source:
+            source.open()
+            for _ in range(25):
+                before = next_frame(source)
+            held.set()
+            while source.read(0.2) is not None:
+                pass
+            time.sleep(1.5)
+            let_go.set()
+            delivered = [(next_frame(source), time.monotonic()) for _ in range(15)]
+        done.set()
+    frame, now_s = delivered[0]
+    # It stood in the network for a second and a half at least, less what was skipped since.
+    assert frame.captured_s > before.captured_s
+    assert now_s - frame.captured_s > 0.5
+    last, now_s = delivered[-1]
+    assert last.captured_s > frame.captured_s

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import socket
+import time
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -20,6 +21,7 @@ __all__ = ["RtspSource"]
 _log = logging.getLogger(__name__)
 
 _PORTS = {"rtsp": 554, "rtsps": 322}
+_NEARLY = 0.95
 _PROBED_US = 500_000
 # Their RTP packets carry pieces of a stream of bytes in which FFmpeg looks for frames; that of a
 # frame's end takes the beginning of the next one.
@@ -60,12 +62,13 @@ class RtspSource(StreamSource):
             "max_pixels": str(MAX_IMAGE_PX),
         }
         problem: EdgesegError
+        started_s = time.monotonic()
         try:
             return av.open(
                 self._url, format="rtsp", options=options, timeout=(self._timeout_s,) * 2
             )
         except (av.FFmpegError, OSError, ValueError) as error:
-            problem = self._problem(error)
+            problem = self._problem(error, time.monotonic() - started_s)
         raise problem  # here, so that FFmpeg's own error with the password is no part of it
 
     def _start_clock(self, codec: str) -> None:
@@ -93,7 +96,8 @@ class RtspSource(StreamSource):
             reason = error.strerror if isinstance(error, OSError) else "not a name"
             raise SourceLostError(f"{self.name}: no address of {host!r} ({reason})") from None
 
-    def _problem(self, error: Exception) -> EdgesegError:
+    def _problem(self, error: Exception, passed_s: float) -> EdgesegError:
+        silent = SourceLostError(f"{self.name}: no answer within {self._timeout_s:g} s")
         match error:
             case av.error.HTTPUnauthorizedError():
                 given = urlsplit(self._url).username is not None
@@ -120,8 +124,11 @@ class RtspSource(StreamSource):
             case av.error.ConnectionRefusedError():
                 return SourceLostError(f"{self.name}: nothing listens there")
             case av.error.ExitError() | av.error.TimeoutError():
-                return SourceLostError(f"{self.name}: no answer within {self._timeout_s:g} s")
+                return silent
             case av.error.InvalidDataError():
+                # It is also what FFmpeg says when it gives up waiting for the first answer.
+                if passed_s > _NEARLY * self._timeout_s:
+                    return silent
                 return DataError(
                     f"{self.name}: what answers there is no RTSP stream that can be read"
                 )

@@ -151,6 +151,7 @@ class StreamSource(LiveSource):
         first_stamp_s: float | None = None
         queue_ends_s: float | None = time.monotonic() + _LONGEST_QUEUE_S
         last_good_s = time.monotonic()
+        is_first = True
         packets = container.demux(stream)
         while True:
             asked_s = time.monotonic()

@@ -43,6 +43,9 @@ class GrowingFile(Closing):
         self._descriptor = -1
         try:
             path.absolute().parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise write_error(path, error) from error
+        try:
             if force and path.exists():
                 if not path.is_file():
                     raise OutputError(f"{path} is no file: choose another name")

@@ -137,6 +137,7 @@ class Child(Closing):
         stdin: int = subprocess.DEVNULL,
         inherited: Sequence[int] = (),
         environment: Mapping[str, str] | None = None,
+        heartbeat: re.Pattern[str] | None = None,
     ) -> None:
         """Start it.
 
@@ -145,12 +146,16 @@ class Child(Closing):
             stdin: descriptor that becomes its standard input.
             inherited: other descriptors that it keeps, under their numbers.
             environment: variables that it gets beside those of this process.
+            heartbeat: lines in which this is found are not kept, but only make ``heard_s`` newer.
 
         Raises:
             OSError: the system cannot start it.
         """
         self.command = without_credentials(shlex.join(words))
         """What was started, as a person may read it."""
+        self.heard_s: float | None = None
+        """When its last heartbeat came (``time.monotonic``); None before the first."""
+        self._heartbeat = heartbeat
         self._lines: deque[str] = deque(maxlen=_LINES_KEPT)
         self._lines_lock = threading.Lock()
         # Held while the pipe is used, and by whoever closes it.
@@ -245,6 +250,9 @@ class Child(Closing):
         text = _TERMINAL_CODES.sub("", line.decode("utf-8", "replace")).strip()
         if not text:
             return
+        if self._heartbeat is not None and self._heartbeat.search(text):
+            self.heard_s = time.monotonic()
+            return
         text = without_credentials(text)
         text = text if len(text) <= _LINE_LENGTH else f"{text[:_LINE_LENGTH]}..."
         _log.debug("%d: %s", self.pid, text)
@@ -320,7 +328,11 @@ class Consumer(Child):
     """A child that gets bytes through its standard input."""
 
     def __init__(
-        self, words: Sequence[str], *, environment: Mapping[str, str] | None = None
+        self,
+        words: Sequence[str],
+        *,
+        environment: Mapping[str, str] | None = None,
+        heartbeat: re.Pattern[str] | None = None,
     ) -> None:
         """Start it; see ``Child``.
 
@@ -330,7 +342,7 @@ class Consumer(Child):
         receiving, self._sending = os.pipe()
         try:
             _prepare(self._sending)
-            super().__init__(words, stdin=receiving, environment=environment)
+            super().__init__(words, stdin=receiving, environment=environment, heartbeat=heartbeat)
         except BaseException:
             os.close(self._sending)
             raise

@@ -337,15 +337,30 @@ def test_a_folder_that_goes_away_is_one_clear_line(tmp_path: Path) -> None:
     assert "\n" not in str(told.value)
 
 
-def test_space_is_kept_free(tmp_path: Path) -> None:
-    everything = 10**9  # MB: more than any disk has
-    lines = MaskLinesSink(tmp_path / "m.jsonl", classes=("polyp",), keep_free_mb=everything)
-    with lines, pytest.raises(OutputError, match="kept free"):
-        lines.write(shown(0, mask=blob()))
-    assert len(list(read_masks(tmp_path / "m.jsonl"))) == 1
-    folder = MaskFolderSink(tmp_path / "m", classes=("polyp",), keep_free_mb=everything)
-    with folder, pytest.raises(OutputError, match="kept free"):
-        folder.write(shown(0, mask=blob()))
+class Disk:
+    """What ``os.statvfs`` says."""
+
+    f_frsize = 4096
+
+    def __init__(self, free_mb: float) -> None:
+        self.f_bavail = int(free_mb * 1e6 / 4096)
+
+
+@pytest.mark.parametrize("name", ["m.jsonl", "m"])
+def test_space_is_kept_free(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    free_mb = [100.0]
+    monkeypatch.setattr(os, "statvfs", lambda target: Disk(free_mb[0]))
+    path = tmp_path / name
+    with open_mask_sink(path, classes=("polyp",)) as sink:
+        sink.write(shown(0, mask=blob()))
+        free_mb[0] = 50.0
+        with pytest.raises(OutputError, match="50 MB are left on its disk, and 64 MB are kept"):
+            sink.write(shown(1, mask=blob()))
+    assert len(list(read_masks(path) if path.is_file() else path.iterdir())) == 2
+    with pytest.raises(OutputError, match="kept free"):
+        open_mask_sink(tmp_path / f"other {name}", classes=("polyp",))
+    assert not (tmp_path / "other m.jsonl").exists()
+    open_mask_sink(tmp_path / f"other {name}", classes=("polyp",), keep_free_mb=0).close()
 
 
 def test_the_suffix_chooses_the_form(tmp_path: Path) -> None:

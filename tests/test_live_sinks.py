@@ -168,6 +168,18 @@ def test_one_picture_is_a_video_and_none_is_no_file(tmp_path: Path) -> None:
     assert not (tmp_path / "none.mp4").exists()
 
 
+def test_a_recording_begins_with_the_first_frame(tmp_path: Path) -> None:
+    with RecordingSink(tmp_path / "a.mp4") as sink:
+        for number in range(5):
+            sink.write(shown(number, 0.0, index=-1, width=64, height=48, shown_s=700.0 + number))
+        for number in range(5, 10):
+            sink.write(shown(number, 700.0 + number / 10, index=number - 5))
+    assert sink.parts == (tmp_path / "a.mp4",)
+    numbers, times, _ = played(tmp_path / "a.mp4")
+    assert numbers == [5, 6, 7, 8, 9]
+    assert times == pytest.approx([0.0, 0.1, 0.2, 0.3, 0.4], abs=1e-4)
+
+
 def test_closing_twice_and_writing_afterwards(tmp_path: Path) -> None:
     sink = RecordingSink(tmp_path / "a.mp4")
     sink.write(shown(0))
@@ -338,12 +350,29 @@ def test_a_full_disk_tears_no_line_of_masks(small_disk: Path) -> None:
     assert os.listdir(small_disk / "m") == []
 
 
-def test_a_recording_stops_whole_before_the_disk_is_full(tmp_path: Path) -> None:
-    sink = RecordingSink(tmp_path / "a.mp4", keep_free_mb=10**9)  # more than any disk has
-    with pytest.raises(OutputError, match="are kept free"):
-        sink.write(shown(3))
-    assert played(tmp_path / "a.mp4")[0] == [3]
+def test_a_recording_stops_whole_before_the_disk_is_full(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    free_mb = [100.0]
+
+    class Disk:
+        f_frsize = 4096
+
+        def __init__(self, target: object) -> None:
+            self.f_bavail = int(free_mb[0] * 1e6 / 4096)
+
+    monkeypatch.setattr(os, "statvfs", Disk)
+    sink = RecordingSink(tmp_path / "a.mp4")
+    for number in range(20):
+        sink.write(shown(number, number / 25))
+    free_mb[0] = 63.0
+    with pytest.raises(OutputError, match="63 MB are left on its disk, and 64 MB are kept free"):
+        sink.write(shown(20, 20 / 25))
+    assert played(tmp_path / "a.mp4")[0] == list(range(21))
     assert b"moof" not in boxes(tmp_path / "a.mp4"), "it has its index"
+    with pytest.raises(OutputError, match="kept free"):
+        RecordingSink(tmp_path / "b.mp4")
+    assert os.listdir(tmp_path) == ["a.mp4"]
 
 
 @pytest.fixture
@@ -487,13 +516,6 @@ def test_a_frame_that_is_shown_again_moves_on_by_the_time_that_passed() -> None:
     assert line.place(shown(30, 12.5)) == pytest.approx(2.5)
 
 
-def test_blank_pictures_before_the_first_frame_have_their_own_time() -> None:
-    line = Timeline()
-    places = [line.place(shown(n, 0.0, index=-1, shown_s=700.0 + n)) for n in range(3)]
-    assert places == [0.0, 1.0, 2.0]
-    assert line.place(shown(3, 703.5, index=0)) == pytest.approx(3.5)
-
-
 def test_media_times_go_on_where_a_file_begins_again() -> None:
     line = Timeline(media_times=True, step_s=0.04)
     media = [0.0, 0.04, 0.08, 0.0, 0.04, 7.0]
@@ -561,35 +583,32 @@ from edgeseg.live.sinks.raw import RawSink
 sink = RawSink()
 print("printed by a library")
 try:
+    sink.write(shown(0, index=-1, width=64, height=48))
     for number in range(int(sys.argv[1])):
-        small = number == 2
-        sink.write(shown(number, width=320 if small else 160, height=96))
+        sink.write(shown(number, width=320 if number == 2 else 160, height=96))
 except OutputError as error:
     print(error)
 sink.close()
-if len(sys.argv) > 2:
-    print("back again", flush=True)
+print("printed afterwards")
 """
 
 
 def raw_child(*arguments: str, **pipes: Any) -> subprocess.Popen[bytes]:
+    pipes = {"stderr": subprocess.PIPE, **pipes}
     return subprocess.Popen(
         [sys.executable, "-c", RAW, *arguments],
         cwd=REPOSITORY / "tests",
         env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
-        stderr=subprocess.PIPE,
         **pipes,
     )
 
 
 def test_raw_frames_have_standard_output_to_themselves() -> None:
-    child = raw_child("4", "again", stdout=subprocess.PIPE)
+    child = raw_child("4", stdout=subprocess.PIPE)
     out, err = child.communicate(timeout=PATIENCE_S)
     assert child.returncode == 0
-    assert err.decode().strip() == "printed by a library"
-    frame_bytes = 160 * 96 * 3
-    assert out[4 * frame_bytes :] == b"back again\n"
-    frames = np.frombuffer(out[: 4 * frame_bytes], np.uint8).reshape(4, 96, 160, 3)
+    assert err.decode().splitlines() == ["printed by a library", "printed afterwards"]
+    frames = np.frombuffer(out, np.uint8).reshape(4, 96, 160, 3)
     for number in (0, 1, 3):
         np.testing.assert_array_equal(frames[number], numbered_frame(number, 160, 96))
     # The one that was twice as wide lies in the middle, on black.
@@ -608,9 +627,9 @@ def test_a_reader_that_goes_away_is_one_clear_line() -> None:
     err = child.stderr.read().decode()
     child.stderr.close()
     assert child.wait(PATIENCE_S) == 0
-    assert err.splitlines()[1:] == [
+    assert err.splitlines()[1] == (
         "standard output was closed by the program that read the raw frames: look there why"
-    ]
+    )
 
 
 def test_raw_frames_are_no_use_on_a_terminal() -> None:
@@ -620,6 +639,14 @@ def test_raw_frames_are_no_use_on_a_terminal() -> None:
     os.close(follower)
     os.close(leader)
     assert "UsageError: raw frames on a terminal" in err.decode()
+
+
+def test_raw_frames_and_messages_must_not_mix() -> None:
+    child = raw_child("1", stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    out, _ = child.communicate(timeout=PATIENCE_S)
+    assert "UsageError: raw frames and messages would mix" in out.decode()
+    child = raw_child("3", stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    assert child.wait(PATIENCE_S) == 0
 
 
 @pytest.mark.parametrize("size", [(40, 30), (30, 40), (400, 3), (1, 1), (160, 96)])

@@ -154,7 +154,7 @@ class Outlet:
             return True
         with self._changed:
             said, self._abandoned = self._abandoned, True
-            self._error = f"did not finish in {timeout_s:g} s and was left behind"
+            self._error = "did not finish in time and was left behind"
             self._drop_buffer()
             self._dropped += self._in_hand
             self._in_hand = 0
@@ -391,4 +391,4 @@ class Outlets:
         self.stop()
         end_s = self._clock() + timeout_s
         left = [one for one in outlets if not one.close(end_s - self._clock())]
-        return tuple(f"{one.name} {one.status().error}" for one in left)
+        return tuple(f"{one.name} did not finish in {timeout_s:g} s" for one in left)

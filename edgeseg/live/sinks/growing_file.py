@@ -162,8 +162,9 @@ def check_free_space(path: Path, target: int | Path, keep_free_mb: int) -> None:
     left_mb = disk.f_bavail * disk.f_frsize / _MB
     if left_mb < keep_free_mb:
         raise OutputError(
-            f"stopped writing {path}: {left_mb:.0f} MB are left on its disk, and {keep_free_mb} MB "
-            "are kept free: free some space, or write to another disk (what was written is whole)"
+            f"cannot write more to {path}: {left_mb:.0f} MB are left on its disk, and "
+            f"{keep_free_mb} MB are kept free: free some space, or write to another disk (what was "
+            "written is whole)"
         )
 
 

@@ -79,6 +79,11 @@ class MaskLinesSink(LiveSink):
         self._classes = tuple(classes)
         self._keep_free_mb = keep_free_mb
         self._file = GrowingFile(self.path, force=force)
+        try:
+            self._file.check_free_space(keep_free_mb)
+        except OutputError:
+            self._file.close()
+            raise
 
     def write(self, shown: Shown) -> None:
         """Append the line of one picture; see ``LiveSink``."""
@@ -137,6 +142,7 @@ class MaskFolderSink(LiveSink):
             raise
         except OSError as error:
             raise write_error(self.path, error) from error
+        check_free_space(self.path, self.path, keep_free_mb)
 
     def write(self, shown: Shown) -> None:
         """Write the mask of one picture, if it has one; see ``LiveSink``."""

@@ -6,8 +6,7 @@ import contextlib
 import logging
 import os
 import sys
-import threading
-from collections.abc import Iterator
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -26,23 +25,24 @@ _STANDARD_ERROR = 2
 class RawSink(LiveSink):
     """Writes pictures as bytes: height x width x 3, BGR, nothing between them.
 
-    Readers of raw frames count bytes, so the size of the first picture is that of all. Pictures of
-    another size that come later are scaled to fit into it, with their proportions, on black.
+    Readers of raw frames count bytes, so the size of the first frame is that of all. Pictures of
+    another size that come later are scaled to fit into it, with their proportions, on black; blank
+    ones before the first frame, which may have any size, are left out.
 
-    While it is open it has standard output to itself: whatever else the program and its libraries
-    print there goes to standard error.
+    Standard output belongs to the frames from then on: whatever else this program and its libraries
+    print goes to standard error, also after the sink was closed.
     """
 
     policy: SinkPolicy = "wait"
     name = "standard output"
     size: tuple[int, int] | None = None
-    """(width, height) in pixels; None before the first picture."""
+    """(width, height) in pixels; None before the first frame."""
 
     def __init__(self) -> None:
         """Take standard output over.
 
         Raises:
-            UsageError: it is a terminal.
+            UsageError: it is a terminal, or where messages go.
             OutputError: it is closed.
         """
         try:
@@ -51,7 +51,14 @@ class RawSink(LiveSink):
                     "raw frames on a terminal are of no use: send them on, as in  edgeseg ... | "
                     "ffplay -f rawvideo -pixel_format bgr24 -video_size 1280x720 -"
                 )
-            _flush_printed()
+            if _messages_go_there():
+                raise UsageError(
+                    "raw frames and messages would mix: standard output and standard error are the "
+                    "same; send one of them elsewhere"
+                )
+            # A program may have no sys.stdout, or have closed it: then nothing waits in it.
+            with contextlib.suppress(AttributeError, ValueError):
+                sys.stdout.flush()
             self._descriptor = os.dup(_STANDARD_OUTPUT)
             os.dup2(_STANDARD_ERROR, _STANDARD_OUTPUT)
         except OSError as error:
@@ -59,34 +66,41 @@ class RawSink(LiveSink):
                 f"standard output cannot take frames: {error.strerror or error}; send it to a "
                 "program or a file"
             ) from error
-        self._lock = threading.Lock()
 
     def write(self, shown: Shown) -> None:
         """Write one picture; see ``LiveSink``."""
         picture = shown.picture
         size = picture.shape[1], picture.shape[0]
         if self.size is None:
+            if shown.frame.index < 0:
+                return
             self.size = size
             _log.info("raw frames on standard output: bgr24, %dx%d", *size)
         elif size != self.size:
             picture = letterbox(picture, self.size)
-        with _explained():
-            view = np.ascontiguousarray(picture).data.cast("B")
+        view = np.ascontiguousarray(picture).data.cast("B")
+        try:
             while view:
                 view = view[os.write(self._descriptor, view) :]
+        except BrokenPipeError as error:
+            raise OutputError(
+                "standard output was closed by the program that read the raw frames: look there why"
+            ) from error
+        except OSError as error:
+            raise OutputError(
+                f"cannot write raw frames to standard output: {error.strerror or error}"
+            ) from error
 
     def close(self) -> None:
-        """Give standard output back; see ``LiveSink``."""
-        with self._lock:
-            descriptor, self._descriptor = self._descriptor, -1
-        if descriptor < 0:
-            return
-        _flush_printed()
-        with _explained():
-            try:
-                os.dup2(descriptor, _STANDARD_OUTPUT)
-            finally:
-                os.close(descriptor)
+        """End the stream, which its reader sees; see ``LiveSink``."""
+        descriptor, self._descriptor = self._descriptor, -1
+        if descriptor >= 0:
+            os.close(descriptor)
+
+
+def _messages_go_there() -> bool:
+    output, error = os.fstat(_STANDARD_OUTPUT), os.fstat(_STANDARD_ERROR)
+    return os.path.samestat(output, error) and not os.path.samestat(output, Path(os.devnull).stat())
 
 
 def letterbox(picture: Picture, size: tuple[int, int]) -> Picture:
@@ -101,23 +115,3 @@ def letterbox(picture: Picture, size: tuple[int, int]) -> Picture:
         picture, inner, interpolation=method
     )
     return result
-
-
-def _flush_printed() -> None:
-    # A program may have no standard output, or one that is closed: then nothing waits in it.
-    with contextlib.suppress(AttributeError, ValueError, OSError):
-        sys.stdout.flush()
-
-
-@contextlib.contextmanager
-def _explained() -> Iterator[None]:
-    try:
-        yield
-    except BrokenPipeError as error:
-        raise OutputError(
-            "standard output was closed by the program that read the raw frames: look there why"
-        ) from error
-    except OSError as error:
-        raise OutputError(
-            f"cannot write raw frames to standard output: {error.strerror or error}"
-        ) from error

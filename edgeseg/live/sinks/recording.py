@@ -72,7 +72,8 @@ class RecordingSink(LiveSink):
     """Writes MP4, MOV, Matroska or MPEG-TS, by suffix.
 
     Time stamps are the times at which frames were captured; a frame that is shown again (with a
-    sign, since nothing new came) moves on by the time that passed in between. Another size, and
+    sign, since nothing new came) moves on by the time that passed in between. It begins with the
+    first frame: blank pictures before it, which may have any size, are left out. Another size, and
     4 GB, begin another part: ``NAME-2.mp4`` follows ``NAME.mp4``. When a disk is full the error
     names the file, which is cut back to its last whole piece and plays.
     """
@@ -122,6 +123,11 @@ class RecordingSink(LiveSink):
         self._part_bytes = part_bytes
         self._recipe = choose_encoder(codec, container.format, self.name)
         self._file: GrowingFile | None = GrowingFile(self.path, force=force)
+        try:
+            self._file.check_free_space(keep_free_mb)
+        except OutputError:
+            self._file.close()
+            raise
         self._part: _Part | None = None
         self._parts = [self.path]
         _log.info("recording to %s: %s (%s)", self.name, self._recipe.says, self.encoder)
@@ -139,6 +145,8 @@ class RecordingSink(LiveSink):
     def write(self, shown: Shown) -> None:
         """Encode one picture; see ``LiveSink``."""
         picture = _checked(shown.picture)
+        if shown.frame.index < 0 and self._part is None:
+            return
         size = picture.shape[1], picture.shape[0]
         try:
             if self._part is not None and (
@@ -277,11 +285,9 @@ class Timeline:
         return at_s
 
     def _by_capture(self, shown: Shown) -> float:
-        # A blank picture stands for no frame, and was never captured.
-        clock_s = shown.frame.captured_s if shown.frame.index >= 0 else shown.shown_s
         if self._before is None:
-            self._origin_s = clock_s
-        return clock_s - self._origin_s
+            self._origin_s = shown.frame.captured_s
+        return shown.frame.captured_s - self._origin_s
 
     def _by_medium(self, shown: Shown) -> float:
         media_s, before = shown.frame.media_s, self._before

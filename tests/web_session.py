@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
+import itertools
+import json
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -166,7 +170,8 @@ class Feed:
         while not self._stop.wait(self._pause_s):
             picture = shown(self.number, reason=self.reason, age_ms=self.age_ms)
             before_s = time.monotonic()
-            self._sink.write(picture)
+            with contextlib.suppress(OutputError):  # while a test restarts the page
+                self._sink.write(picture)
             self.slowest_s = max(self.slowest_s, time.monotonic() - before_s)
             self.number += 1
 
@@ -183,3 +188,36 @@ def feeding(sink: Any, *, per_s: float = 20.0) -> Iterator[Feed]:
         yield feed
     finally:
         feed.stop()
+
+
+class Client:
+    """Requests from an address of its own, so that tests do not share a client's rate."""
+
+    _addresses = itertools.count(2)
+
+    def __init__(self, page: Any, **headers: str) -> None:
+        self.page = page
+        self.headers = headers
+        number = next(self._addresses)
+        self.address = f"127.0.{number // 250}.{number % 250 + 1}"
+
+    def connection(self) -> http.client.HTTPConnection:
+        return http.client.HTTPConnection(
+            "127.0.0.1", self.page.port, timeout=30, source_address=(self.address, 0)
+        )
+
+    def __call__(
+        self, method: str, path: str, body: Any = None, **headers: str
+    ) -> tuple[int, http.client.HTTPMessage, Any]:
+        """Status, headers and body, which is parsed if it is JSON."""
+        sent = {**self.headers, **{name.replace("_", "-"): one for name, one in headers.items()}}
+        if isinstance(body, (dict, list)):
+            body = json.dumps(body)
+            sent.setdefault("Content-Type", "application/json")
+        with contextlib.closing(self.connection()) as connection:
+            connection.request(method, path, body, sent)
+            answer = connection.getresponse()
+            content = answer.read()
+        kind = answer.headers.get("Content-Type", "")
+        value = json.loads(content) if kind == "application/json" and content else content
+        return answer.status, answer.headers, value

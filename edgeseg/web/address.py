@@ -115,7 +115,8 @@ def listen(address: Address) -> list[socket.socket]:
 
 
 def _listen(family: socket.AddressFamily, number: str, port: int) -> socket.socket:
-    made = socket.socket(family, socket.SOCK_STREAM)
+    # asyncio sends small pieces at once (TCP_NODELAY) only where the protocol is named.
+    made = socket.socket(family, socket.SOCK_STREAM, socket.IPPROTO_TCP)
     try:
         # A page that is started again does not wait until its old connections are forgotten.
         made.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

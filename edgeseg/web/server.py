@@ -113,9 +113,6 @@ class ServerThread(Closing):
         Raises:
             OutputError: it did not start.
         """
-        # Requests and their addresses, which may hold tokens, are logged nowhere.
-        for name in ("uvicorn", "uvicorn.error", "uvicorn.access", "uvicorn.asgi"):
-            logging.getLogger(name).setLevel(logging.CRITICAL)
         config = Config(
             app,
             loop="asyncio",
@@ -126,7 +123,9 @@ class ServerThread(Closing):
             ws_ping_timeout=_PING_S,
             ws_per_message_deflate=False,
             lifespan="on",
+            # Requests and their addresses, which may hold tokens, are logged nowhere.
             log_config=None,
+            log_level=logging.CRITICAL,
             access_log=False,
             proxy_headers=False,
             server_header=False,
@@ -164,10 +163,11 @@ class ServerThread(Closing):
             self._end()
 
     def _end(self) -> None:
-        for task in asyncio.all_tasks(self.loop):
+        tasks = asyncio.all_tasks(self.loop)
+        for task in tasks:
             task.cancel()
-        # Tasks that were cancelled get the turn in which they end.
-        self.loop.run_until_complete(asyncio.sleep(0))
+        if tasks:
+            self.loop.run_until_complete(asyncio.wait(tasks, timeout=1.0))
         self.loop.run_until_complete(self.loop.shutdown_asyncgens())
         self.loop.close()
         for one in self._sockets:

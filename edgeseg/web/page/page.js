@@ -94,6 +94,8 @@ function judge() {
   }
   const covered = why !== "" || page.owed > 0;
   $("cover").hidden = !covered;
+  // Figures of before are not passed off as those of now either.
+  document.body.classList.toggle("lost", page.lost !== "");
   if (covered) write("cover-why", page.coveredFor);
   showState(covered);
 }
@@ -335,9 +337,11 @@ function drawChart() {
   page.engine = page.engine.filter((point) => point.atMs > end - CHART_MS);
   const style = getComputedStyle(document.documentElement);
   const colour = (name) => style.getPropertyValue(name).trim();
+  // A single outlier is cut off at the top; the limit stays in the lower half.
   const values = [...page.points, ...page.engine].map((point) => point.ageMs ?? 0);
-  const top = niceTop(Math.max(10, limitMs(), ...values));
-  const [left, right, above, below] = [30, width - 2, 6, height - 16];
+  const largest = Math.max(10, limitMs(), ...values);
+  const top = niceTop(limitMs() > 0 ? Math.min(largest, 2 * limitMs()) : largest);
+  const [left, right, above, below] = [36, width - 2, 6, height - 16];
   const x = (atMs) => right - ((end - atMs) / CHART_MS) * (right - left);
   const y = (valueMs) => below - (Math.min(valueMs, top) / top) * (below - above);
 
@@ -429,8 +433,11 @@ async function fetchCard() {
   }
 }
 
+const NAMES = { iou: "IoU", checkpoint_sha256: "Checkpoint SHA-256", built_utc: "Built (UTC)" };
+
 function words(name) {
-  const text = name.replace(/_(px|ms|utc)$/, " ($1)").replaceAll("_", " ");
+  if (NAMES[name]) return NAMES[name];
+  const text = name.replace(/_(px|ms)$/, " ($1)").replaceAll("_", " ");
   return text.charAt(0).toUpperCase() + text.slice(1);
 }
 

@@ -151,7 +151,7 @@ class StreamSource(LiveSource):
         first_stamp_s: float | None = None
         queue_ends_s: float | None = time.monotonic() + _LONGEST_QUEUE_S
         last_good_s = time.monotonic()
-        is_first = True
+        was_stamped = False
         packets = container.demux(stream)
         while True:
             asked_s = time.monotonic()
@@ -160,9 +160,12 @@ class StreamSource(LiveSource):
             now_s = time.monotonic()
             if fetcher.stopped:
                 return
-            if queue_ends_s is not None and (now_s - asked_s > _WAITED_S or now_s > queue_ends_s):
-                queue_ends_s = None
             packet_s = _seconds(packet.pts, packet.time_base)
+            # The clock needs a packet with a stamp before the first frame that it dates.
+            if queue_ends_s is not None:
+                waited = was_stamped and now_s - asked_s > _WAITED_S
+                queue_ends_s = None if waited or now_s > queue_ends_s else queue_ends_s
+            was_stamped = packet_s is not None
             self._note_packet(packet_s, now_s)
             if gaps is not None and gaps.missing(bytes(packet)):
                 self.faults += 1

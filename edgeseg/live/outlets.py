@@ -277,7 +277,7 @@ class Outlet:
             self._changed.notify_all()
         if first:
             self._events("sink", name=self.name, error=why)
-            _log.error("%s", why)
+            _log.warning("%s: %s", self.name, why)
 
     # With the condition held
 

@@ -72,13 +72,13 @@ def main() -> None:
     server.get_mount_points().add_factory("/live", factory)
     if server.attach(None) == 0:
         sys.exit(f"port {given.port} is taken")
-    print(f"ready rtsp://127.0.0.1:{server.get_bound_port()}/live", flush=True)
+    print(f"ready rtsp://127.0.0.1:{server.get_bound_port()}/live", flush=True)  # noqa: T201
     GLib.MainLoop().run()
 
 
 def _say_frames(_factory: object, media: GstRtspServer.RTSPMedia) -> None:
     def say(_element: object, frame: Gst.Buffer) -> None:
-        print(f"frame {frame.pts / 1e9:.6f} {time.monotonic():.6f}", flush=True)
+        print(f"frame {frame.pts / 1e9:.6f} {time.monotonic():.6f}", flush=True)  # noqa: T201
 
     media.get_element().get_by_name("before").connect("handoff", say)
 

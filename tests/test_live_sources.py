@@ -266,6 +266,13 @@ def test_a_text_is_no_video(tmp_path: Path) -> None:
         open_live_source(str(path)).open()
 
 
+def test_a_pipe_with_a_name_is_no_file(tmp_path: Path) -> None:
+    path = tmp_path / "pipe.mp4"
+    os.mkfifo(path)
+    with pytest.raises(DataError, match="neither a file nor a folder"):
+        open_live_source(str(path))
+
+
 def test_threads_end(tmp_path: Path) -> None:
     path = write_video(tmp_path / "clip.mkv", frames=30)
     before = threading.active_count()

@@ -49,8 +49,8 @@ class Fetcher:
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name=f"fetch {name}", daemon=True)
 
-    def start(self, timeout_s: float | None) -> None:
-        """Start the thread and wait until it is ready; None waits as long as that takes.
+    def start(self, timeout_s: float) -> None:
+        """Start the thread and wait until it is ready.
 
         Raises:
             SourceLostError: it is not ready in time.

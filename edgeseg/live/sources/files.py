@@ -6,6 +6,7 @@ import logging
 from fractions import Fraction
 from pathlib import Path
 
+from edgeseg.errors import DataError
 from edgeseg.live.sources import SourceOptions
 from edgeseg.live.sources.played import Played, PlayedSource
 from edgeseg.video.source import ImageSource, media_kind
@@ -29,11 +30,16 @@ class FileSource(PlayedSource):
         """Look at the path; nothing is decoded.
 
         Raises:
-            DataError: nothing is there.
+            DataError: nothing is there, or something that is no file.
         """
         super().__init__(name=str(path), paced=options.pace != "none", loop=options.loop)
         self._path = path
         self._kind = media_kind(path)
+        if self._kind != "folder" and not path.is_file():
+            raise DataError(
+                f"{path} is neither a file nor a folder: a camera is named v4l2:///dev/video0, raw "
+                "frames from a pipe are read as  -  from standard input"
+            )
         self._rate = options.rate
         if self._kind != "video" and self._rate is None and self.is_live:
             self._rate = _FOLDER_RATE

@@ -20,6 +20,7 @@ __all__ = ["PlayedSource"]
 
 _log = logging.getLogger(__name__)
 
+_OPEN_S = 60.0
 _CLOSE_S = 2.0
 _LONGEST_GAP_S = 5.0
 """Time stamps that jump by more are a fault of the recording, or a pause in it: nobody waits."""
@@ -83,7 +84,11 @@ class PlayedSource(LiveSource):
             raise UsageError(f"{self.name} is open already")
         self._held, self._start_s = None, None
         self._fetcher = Fetcher(self._fetch, name=self.name, waits=True)
-        self._fetcher.start(None)
+        try:
+            self._fetcher.start(_OPEN_S)
+        except BaseException:
+            self.close()
+            raise
 
     def read(self, timeout_s: float) -> Captured | None:
         """The next frame when it is due; see ``LiveSource``."""

@@ -82,7 +82,8 @@ class RtspSource(StreamSource):
         if now_s - captured_s > self._timeout_s:
             raise SourceLostError(
                 f"{self.name}: frames come {now_s - captured_s:.0f} s late by the stream's own "
-                "clock: the network or the server does not keep up; try a smaller stream"
+                "clock: the network or the server does not keep up (try a smaller stream), or its "
+                "time stamps are wrong (try 'ffmpeg:-i rtsp://...', which goes by arrival)"
             )
         return captured_s
 

@@ -9,7 +9,6 @@ import inspect
 import re
 import shlex
 import shutil
-from fractions import Fraction
 from pathlib import Path
 from typing import get_args, get_type_hints
 
@@ -19,8 +18,10 @@ import edgeseg
 from edgeseg import frame_path
 from edgeseg._jetson import JETPACKS
 from edgeseg.backends._tensorrt.library import check_version
-from edgeseg.cli import _parser
+from edgeseg.cli import parse_arguments
+from edgeseg.cli._live_arguments import live_options, source_options, why_live
 from edgeseg.errors import BackendUnavailableError
+from edgeseg.live.uri import parse_sink, parse_source
 from edgeseg.workflows.build import BuildReport
 from edgeseg.workflows.compile import CompileReport
 
@@ -46,14 +47,6 @@ def commands(page: Path, program: str) -> list[str]:
 def words_of(line: str) -> list[str]:
     """The arguments of a command line, without a remark at its end."""
     return shlex.split(line, comments=True)[1:]
-
-
-def live():
-    """The program of ``docs/jetson_live.py``, not run."""
-    spec = importlib.util.spec_from_file_location("jetson_live", DOCS / "jetson_live.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 def test_the_api_examples_run(
@@ -110,7 +103,7 @@ def test_the_example_of_the_frame_path_names_what_there_is() -> None:
 
 def understood(words: list[str]) -> bool:
     try:
-        _parser().parse_args(words)
+        parse_arguments(words)
     except SystemExit as stop:
         return stop.code == 0
     return True
@@ -175,20 +168,29 @@ def test_what_is_served_is_what_the_backend_accepts(row: list[str]) -> None:
             check_version(version)
 
 
-def test_live_commands_are_understood() -> None:
-    module = live()
-    lines = commands(JETSON, "python")
-    assert len(lines) >= 7
-    for line in lines:
-        script, *words = words_of(line)
-        if script == "-m":
-            assert importlib.util.find_spec(words[0]) is not None, line
+def test_programs_of_the_jetson_page_exist() -> None:
+    for line in commands(JETSON, "python"):
+        module, name, *_ = words_of(line)
+        assert module == "-m" and importlib.util.find_spec(name) is not None, line
+
+
+def live_commands() -> list[str]:
+    lines = [line for page in PAGES for line in commands(page, "edgeseg")]
+    return [line for line in lines if words_of(line)[0] == "run" and len(words_of(line)) > 2]
+
+
+def test_live_commands_name_sources_and_outputs_that_exist() -> None:
+    kinds = set()
+    for line in live_commands():
+        arguments = parse_arguments(words_of(line))
+        kinds.add(parse_source(arguments.input).kind)
+        if why_live(arguments) is None:
             continue
-        assert (ROOT / script).is_file(), line
-        arguments = module.parser().parse_args(words)
-        width, height = map(int, arguments.size.split("x"))
-        assert width % 4 == 0
-        assert module.source_words(arguments.source, width, height, Fraction(arguments.fps))
+        source_options(arguments)
+        live_options(arguments)
+        for output in arguments.output:
+            parse_sink(output)
+    assert kinds >= {"file", "v4l2", "rtsp", "csi", "gst", "test"}
 
 
 def test_the_service_runs_commands_that_exist() -> None:
@@ -198,17 +200,26 @@ def test_the_service_runs_commands_that_exist() -> None:
     service = unit["Service"]
     text = UNIT.read_text()
     variables = dict(
-        re.findall(r"\b([A-Z]+)=(\S+)", text.split("Environment=SOURCE")[1].split("\n")[0])
+        word.partition("=")[::2]
+        for line in text.splitlines()
+        if line.startswith("Environment=SOURCE")
+        for word in shlex.split(line.removeprefix("Environment="))
     )
-    variables["SOURCE"] = re.search(r"SOURCE=(\S+)", text)[1]
     program, *words = shlex.split(service["ExecStartPre"])
     assert program.endswith("/edgeseg")
-    assert _parser().parse_args(words).backend == "tensorrt"
-    program, script, *words = shlex.split(service["ExecStart"])
-    assert program.endswith("/python") and (DOCS / Path(script).name).is_file()
+    assert parse_arguments(words).backend == "tensorrt"
+    program, *words = shlex.split(service["ExecStart"])
+    assert program.endswith("/edgeseg")
+    # As systemd does: $NAME is split at blanks, ${NAME} is one word.
     words = [re.sub(r"\$\{(\w+)\}", lambda match: variables[match[1]], word) for word in words]
-    arguments = live().parser().parse_args(words)
-    assert arguments.source == "test" and arguments.sink == "fakesink"
-    assert set(variables) == {"SOURCE", "SIZE", "FPS", "SINK"}
+    words = [
+        part
+        for word in words
+        for part in (shlex.split(variables[word[1:]]) if word.startswith("$") else [word])
+    ]
+    arguments = parse_arguments(words)
+    assert parse_source(arguments.input).kind == "test"
+    assert arguments.serve == "8080" and arguments.log is not None
+    assert set(variables) == {"SOURCE", "OPTIONS"}
     for name in variables:
         assert f"{name}=" in JETSON.read_text()

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from edgeseg import __version__
 from edgeseg.errors import EdgesegError, UsageError
 
-__all__ = ["main"]
+__all__ = ["main", "parse_arguments"]
 
 VERBS = ("fit", "build", "run", "segment", "eval", "bench", "inspect", "report", "doctor", "demo")
 
@@ -45,7 +45,7 @@ def _parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code: 0 done, 1 failed, 2 not meant, 130 stopped."""
-    arguments = _parser().parse_args(argv)
+    arguments = parse_arguments(argv)
     logging.basicConfig(
         level=logging.DEBUG if arguments.debug else logging.WARNING,
         format="%(levelname)s %(name)s: %(message)s",
@@ -69,6 +69,28 @@ def main(argv: Sequence[str] | None = None) -> int:
         _complain(f"{type(error).__name__}: {error} (a defect of edgeseg; --debug shows where)")
         return 1
     return int(code or 0)
+
+
+def parse_arguments(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """Understand a command line; ends the program with code 2 where it means nothing.
+
+    Outputs may also stand behind options, where argparse does not expect them.
+
+    Args:
+        argv: without the program's name; None for this process's.
+    """
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    outputs = getattr(arguments, "output", None)
+    if rest and isinstance(outputs, list) and not any(_is_option(word) for word in rest):
+        outputs.extend(rest)
+    elif rest:
+        parser.error(f"unrecognized arguments: {' '.join(rest)}")
+    return arguments
+
+
+def _is_option(word: str) -> bool:
+    return word.startswith("-") and word != "-"
 
 
 def _complain(message: str) -> None:

@@ -20,7 +20,7 @@ from edgeseg.live.painter import Painter
 from edgeseg.live.session import LiveOptions, LiveSession
 from edgeseg.live.status import Events, silent_events
 from edgeseg.model import Model
-from edgeseg.overlay import parse_colours
+from edgeseg.overlay import Colour, parse_colours
 from edgeseg.region import RegionTracker, parse_region
 from edgeseg.spec import Manifest, RoiSpec
 from edgeseg.workflows._live_model import EngineChoice, model_card
@@ -119,19 +119,20 @@ def open_session(
     )
     result = OpenSession(session)
     with contextlib.ExitStack() as stack:
-        stack.callback(session.close)
         if page is not None:
-            served = _serve(page, session)
+            served = _serve(page, session, colours)
+            # Closed after the session, so that viewers learn of its end.
             stack.callback(served.close)
             session.add_sink(served.sink)
             result.page_url = served.url
+        stack.callback(session.close)
         yield result
 
 
-def _serve(page: PageChoice, session: LiveSession) -> LivePage:
+def _serve(page: PageChoice, session: LiveSession, colours: tuple[Colour, ...]) -> LivePage:
     from edgeseg.web import LivePage
 
-    return LivePage(page.address, session, token=page.token)
+    return LivePage(page.address, session, token=page.token, colours=colours)
 
 
 class _Engines:

@@ -38,10 +38,15 @@ _BLOCKS = (32, 24)
 """Columns and rows of blocks, each over three of the sampled rows."""
 _LIT_LEVEL = 16
 """Grey level from which on pixels can have noise: a border that a processor paints has none."""
-_SAME_MEANS = 10.0
-"""Largest change of a block's mean, of 255, that an encoder makes of a still picture."""
-_OTHER_MEANS = 20.0
-"""Change that ends a frozen picture; twice as much, so that the verdict does not flicker."""
+_ERRORS_QUANTILE = 0.95
+"""Of the changes of the blocks' means: what an encoder's errors make of most of a still picture."""
+_ERRORS_FACTOR = 2.5
+"""A block that changed more than so many times that, plus one level, shows motion: the better the
+encoder, the smaller the tool that gives a live picture away."""
+_LARGEST_ERROR = 10.0
+"""Of a block's mean, of 255; more is motion wherever it is."""
+_LEAVE_FACTOR = 2.0
+"""It takes twice as much to end a frozen picture, so that the verdict does not flicker."""
 _STILL_SHARE = 0.8
 """Half of the frames of a frozen picture have at least this share of pixels of the one before."""
 _NEW_SHARE = 0.35
@@ -171,8 +176,7 @@ class PictureHealth:
         is_frozen = self._verdict is not None and self._verdict.reason == "frozen picture"
         share = _unchanged(self._planes, planes, grey)
         still.new_in_a_row = still.new_in_a_row + 1 if share < _NEW_SHARE else 0
-        change = float(np.abs(means - still.means).max())
-        moved = change > (_OTHER_MEANS if is_frozen else _SAME_MEANS)
+        moved = _moved(still.means, means, _LEAVE_FACTOR if is_frozen else 1.0)
         if moved or (is_frozen and still.new_in_a_row >= _NEW_TO_LEAVE):
             self._still = _Still(now_s, means)
             return None
@@ -196,6 +200,20 @@ def _sampled(image: Picture) -> Picture:
     """uint8 (about 72, W, 3): whole rows, evenly spaced, one after the other in memory."""
     step = max(1, image.shape[0] // _ROWS)
     return np.ascontiguousarray(image[step // 2 :: step])
+
+
+def _moved(before: npt.NDArray[np.int16], now: npt.NDArray[np.int16], patience: float) -> bool:
+    """Whether some block changed more than an encoder's errors explain.
+
+    Args:
+        before: means of the blocks, int16 (rows, columns, 3), 0 to 255.
+        now: the same of another frame.
+        patience: factor on what is allowed.
+    """
+    changes = np.abs(now - before).max(axis=2)
+    errors = float(np.quantile(changes, _ERRORS_QUANTILE, method="nearest"))
+    allowed = min(_ERRORS_FACTOR * (errors + 1.0), _LARGEST_ERROR)
+    return float(changes.max()) > patience * allowed
 
 
 def _unchanged(before: tuple[Plane, ...], now: tuple[Plane, ...], grey: Plane) -> float:

@@ -399,6 +399,26 @@ def test_a_file_that_may_not_grow_is_cut_back_to_whole_pieces(
     assert [number_of(image) for image in images] == list(range(len(images)))
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_a_file_whose_end_does_not_fit_plays_without_it(suffix: str, tmp_path: Path) -> None:
+    path = tmp_path / f"a{suffix}"
+    sink = RecordingSink(path)
+    for number in range(60):
+        sink.write(shown(number, number / 25))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    size = path.stat().st_size
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size + 10, before[1]))
+    try:
+        with pytest.raises(OutputError, match=f"cannot write .*a{suffix}"):
+            sink.close()
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert path.stat().st_size == size, "it ends with its last whole piece"
+    images, _ = decode_all(path)  # to the very end, without an error
+    assert [number_of(image) for image in images] == list(range(len(images)))
+    assert len(images) >= 60 - 15
+
+
 def test_a_deleted_file_is_told(tmp_path: Path) -> None:
     folder = tmp_path / "day"
     sink = RecordingSink(folder / "a.mp4")
@@ -725,13 +745,31 @@ def test_options_in_common_must_fit_one_of_several_sinks(
     masks.close()
     with pytest.raises(UsageError, match="'codec' means nothing for masks"):
         open_live_sinks(["mask://m.jsonl"], options)
-    with pytest.raises(UsageError, match="given twice"):
-        open_live_sinks(["a.mp4", "file://a.mp4"])
+    for twin in ("file://a.mp4", "./a.mp4", str(tmp_path / "a.mp4")):
+        with pytest.raises(UsageError, match="given twice"):
+            open_live_sinks(["a.mp4", twin])
     # One that cannot be opened: those before leave nothing behind.
     (tmp_path / "b.mp4").write_text("x")
     with pytest.raises(OutputError, match="exists already"):
         open_live_sinks(["a.mp4", "b.mp4"])
     assert os.listdir(tmp_path) == ["b.mp4"]
+
+
+def test_what_is_read_is_not_replaced_even_by_force(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    source = tmp_path / "procedure.mp4"
+    source.write_bytes(b"precious")
+    (tmp_path / "link.mp4").symlink_to(source)
+    options = SinkOptions(force=True, protected=(source,))
+    for text in ("procedure.mp4", "./procedure.mp4", "file://procedure.mp4", "link.mp4"):
+        with pytest.raises(UsageError, match="is what is read"):
+            open_live_sink(text, options)
+        with pytest.raises(UsageError, match="is what is read"):
+            open_live_sinks(["other.mp4", text], options)
+    assert source.read_bytes() == b"precious"
+    assert sorted(os.listdir(tmp_path)) == ["link.mp4", "procedure.mp4"]
 
 
 @pytest.mark.parametrize("options", [{"keep_free_mb": -1}, {"rate": Fraction(0)}])

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
 from edgeseg.errors import UsageError
@@ -41,6 +43,8 @@ class SinkOptions:
     """The manifest's names of classes; masks need them."""
     title: str = "edgeseg"
     """Of a window."""
+    protected: tuple[Path, ...] = ()
+    """What the session reads: files and folders that no sink may replace, not even by force."""
 
     def __post_init__(self) -> None:
         if self.keep_free_mb is not None and self.keep_free_mb < 0:
@@ -49,6 +53,7 @@ class SinkOptions:
             raise UsageError(f"a rate must be positive, got {self.rate} frames a second")
 
 
+_FILES: frozenset[SinkKind] = frozenset({"file", "mask"})
 _CHOICES = ("codec", "force", "keep_free_mb")
 _OPTIONS: Mapping[SinkKind, frozenset[str]] = {
     "file": frozenset(_CHOICES),
@@ -78,7 +83,7 @@ def open_live_sink(text: str, options: SinkOptions | None = None) -> LiveSink:
         options: what is said beside its name.
 
     Raises:
-        UsageError: no such kind of sink, or an option that it does not have.
+        UsageError: no such kind of sink, an option that it does not have, or a protected file.
         OutputError: it cannot be written.
         MissingDependencyError: a program or library is not installed.
     """
@@ -89,6 +94,7 @@ def open_live_sink(text: str, options: SinkOptions | None = None) -> LiveSink:
             raise UsageError(
                 f"{uri.shown}: {name!r} means nothing for {_WORDS[uri.kind]}; leave it out"
             )
+    _check_protected(uri, options)
     return _open(uri, options)
 
 
@@ -104,7 +110,8 @@ def open_live_sinks(
         options: what is said beside their names.
 
     Raises:
-        UsageError: no such kind of sink, the same one twice, or an option that none of them has.
+        UsageError: no such kind of sink, the same one twice, an option that none of them has, or a
+            protected file.
         OutputError: one cannot be written.
         MissingDependencyError: a program or library is not installed.
     """
@@ -114,10 +121,11 @@ def open_live_sinks(
         if not any(name in _OPTIONS[uri.kind] for uri in uris):
             kinds = " and ".join(dict.fromkeys(_WORDS[uri.kind] for uri in uris)) or "no output"
             raise UsageError(f"{name!r} means nothing for {kinds}; leave it out")
-    targets = [(uri.kind, uri.target) for uri in uris]
-    for place, target in enumerate(targets):
-        if target in targets[:place]:
-            raise UsageError(f"{uris[place].shown} is given twice: name each output once")
+    targets = [_place(uri) for uri in uris]
+    for number, target in enumerate(targets):
+        if target in targets[:number]:
+            raise UsageError(f"{uris[number].shown} is given twice: name each output once")
+        _check_protected(uris[number], options)
     with contextlib.ExitStack() as opened:
         sinks = []
         for uri in uris:
@@ -134,6 +142,18 @@ _DEFAULTS: Mapping[str, Any] = {field.name: field.default for field in fields(Si
 
 def _given(options: SinkOptions) -> list[str]:
     return [name for name in _CHOICES if getattr(options, name) != _DEFAULTS[name]]
+
+
+def _place(uri: SinkUri) -> tuple[str, str]:
+    """What two names of the same output have in common."""
+    if uri.kind in _FILES:
+        return "path", os.path.realpath(uri.target)
+    return uri.kind, uri.target
+
+
+def _check_protected(uri: SinkUri, options: SinkOptions) -> None:
+    if uri.kind in _FILES and _place(uri)[1] in map(os.path.realpath, options.protected):
+        raise UsageError(f"{uri.shown} is what is read: name another output")
 
 
 def _open(uri: SinkUri, options: SinkOptions) -> LiveSink:

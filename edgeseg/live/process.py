@@ -240,21 +240,22 @@ class Child(Closing):
                 *lines, rest = re.split(rb"[\r\n]+", rest + data)
                 for line in lines:
                     self._note(line)
-                # A line that never ends is cut into several.
-                if len(rest) > _LINE_LENGTH:
-                    self._note(rest)
-                    rest = b""
+                # Of a line that does not end the beginning is enough.
+                rest = rest[: _LINE_LENGTH + 1]
         self._note(rest)
 
     def _note(self, line: bytes) -> None:
-        text = _TERMINAL_CODES.sub("", line.decode("utf-8", "replace")).strip()
+        text = line[: _LINE_LENGTH + 1].decode("utf-8", "replace")
+        if len(line) > _LINE_LENGTH:
+            # The last word is cut, and half a URL does not show where its password ends.
+            text = f"{text.rpartition(' ')[0].rstrip()} ..."
+        text = _TERMINAL_CODES.sub("", text).strip()
         if not text:
             return
         if self._heartbeat is not None and self._heartbeat.search(text):
             self.heard_s = time.monotonic()
             return
         text = without_credentials(text)
-        text = text if len(text) <= _LINE_LENGTH else f"{text[:_LINE_LENGTH]}..."
         _log.debug("%d: %s", self.pid, text)
         with self._lines_lock:
             self._lines.append(text)

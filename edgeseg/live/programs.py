@@ -16,6 +16,8 @@ _ASKED_S = 20.0
 
 # "[tcp @ 0x55d0] [error] Connection refused", with the level because it is asked to say it.
 _FFMPEG_ERROR = re.compile(r"(?:\[[^\]]* @ [^\]]*\]\s*)*\[(?:error|fatal|panic)\]\s*(.*)")
+# Its reason stands in the line before.
+_FFMPEG_EMPTY = re.compile(r"Error initializing output stream \S+ --\s*|Conversion failed!?")
 _ADDRESS = re.compile(r" @ 0x[0-9a-f]+")
 
 _GST_ERROR = re.compile(r"ERROR: from element (\S+): (.*)")
@@ -36,7 +38,7 @@ def complaint_of_ffmpeg(said: tuple[str, ...]) -> str:
     for line in said:
         if (error := _FFMPEG_ERROR.match(line)) and error[1]:
             text = _ADDRESS.sub("", error[1]).rstrip(".")
-            if text not in found:
+            if text not in found and not _FFMPEG_EMPTY.fullmatch(text):
                 found.append(text)
     return "; ".join(found[-2:])
 

@@ -184,7 +184,7 @@ class _GstreamerWindow(_Window):
             *(self._launcher, "-q", "fdsrc", "fd=0", "blocksize=1048576", "!"),
             *("rawvideoparse", "format=bgr", f"width={width_px}", f"height={height_px}"),
             *(f"plane-strides=<{row_bytes}>", f"frame-size={row_bytes * height_px}"),
-            *("!", "taginject", f"tags=title={_quoted(title)}"),
+            *("!", "taginject", f"tags=title={_plain(title)}"),
             *("!", "videoconvert", "!", self._element, "sync=false"),
         ]
 
@@ -209,9 +209,9 @@ def _padded_bytes(width_px: int) -> int:
     return -(-3 * width_px // _ROW_ALIGNMENT_BYTES) * _ROW_ALIGNMENT_BYTES
 
 
-def _quoted(text: str) -> str:
-    """As a string inside a value of gst-launch."""
-    return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+def _plain(text: str) -> str:
+    """What needs no quotes in a value of a value of gst-launch, which no version takes alike."""
+    return re.sub(r"[^A-Za-z0-9_.]+", "-", text).strip("-") or "edgeseg"
 
 
 def _screen(target: str, name: str) -> Mapping[str, str]:
@@ -228,7 +228,9 @@ def _screen(target: str, name: str) -> Mapping[str, str]:
         raise OutputError(
             f"{name}: no screen: neither DISPLAY nor WAYLAND_DISPLAY is set: {_ELSEWHERE}"
         )
-    return {}
+    # Where it finds no screen SDL, which ffplay shows with, draws into memory and says nothing.
+    driver = "x11" if os.environ.get("DISPLAY") else "wayland"
+    return {"SDL_VIDEODRIVER": os.environ.get("SDL_VIDEODRIVER") or driver}
 
 
 def _choose(environment: Mapping[str, str]) -> _Window:

@@ -130,10 +130,7 @@ class PipedSource(LiveSource):
         except EOFError:
             raise self._ended(child) from None
         except SizeChangedError:
-            raise SourceLostError(
-                f"{self.name}: its frames are no longer {_shown(self.size)}; it has to be opened "
-                "again to find out what they are"
-            ) from None
+            raise self._size_changed() from None
         except DataError as error:
             raise DataError(f"{self.name}: {error}") from error
 
@@ -160,6 +157,14 @@ class PipedSource(LiveSource):
             f"{self.name}: {self.program} runs, but nothing came for {self._timeout_s:g} s{more}"
         )
 
+    def _size_changed(self) -> DataError:
+        before = "what they were" if self.size is None else f"{self.size[0]}x{self.size[1]}"
+        what = f"{self.name}: its frames are no longer {before}"
+        if self.is_finite:
+            # Opened again, it would begin again.
+            return DataError(f"{what}, and how large they are is not known: name the file itself")
+        return SourceLostError(f"{what}: it has to be opened again to find out how large they are")
+
     def _ended(self, child: Producer) -> Exception:
         """What the end of the program means."""
         code = child.ended(_ENDED_S)
@@ -182,7 +187,3 @@ def _how(program: str, code: int | None) -> str:
     if code < 0:
         return f"{program} was killed by signal {-code}"
     return f"{program} ended without a word" + (f" (exit code {code})" if code else "")
-
-
-def _shown(size: tuple[int, int] | None) -> str:
-    return "what they were" if size is None else f"{size[0]}x{size[1]}"

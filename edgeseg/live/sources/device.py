@@ -72,13 +72,11 @@ class DeviceSource(StreamSource):
             return container
         raise problem
 
-    def _announce(self, stream: Any) -> None:
-        super()._announce(stream)
+    def _announce(self, stream: Any, size: tuple[int, int]) -> None:
+        super()._announce(stream, size)
         wanted = (self._options.width_px, self._options.height_px)
-        if self.size is not None and wanted not in ((None, None), self.size):
-            _log.warning(
-                "%s: the driver gives %dx%d instead of %sx%s", self.name, *self.size, *wanted
-            )
+        if wanted not in ((None, None), size):
+            _log.warning("%s: the driver gives %dx%d instead of %sx%s", self.name, *size, *wanted)
         if self._options.rate and self.rate and abs(self.rate / self._options.rate - 1) > 0.01:
             _log.warning(
                 "%s: the driver gives %.5g frames per second instead of %.5g",

@@ -26,6 +26,7 @@ _log = logging.getLogger(__name__)
 
 _CLOSE_S = 1.0
 _OPEN_SLACK_S = 1.0
+_MOST_LEFT_BEHIND = 2
 _WAITED_S = 2e-3
 """Whoever had to wait so long for a packet has taken all that was queued."""
 _LONGEST_QUEUE_S = 3.0
@@ -51,7 +52,7 @@ class StreamSource(LiveSource):
         start."""
         self._timeout_s = timeout_s
         self._fetcher: Fetcher | None = None
-        self._left_behind: Fetcher | None = None
+        self._left_behind: list[Fetcher] = []
 
     @abc.abstractmethod
     def _connect(self) -> Any:
@@ -81,16 +82,22 @@ class StreamSource(LiveSource):
         """Wait before a packet is read, where reading could block for ever."""
 
     def open(self) -> None:
-        """Connect; see ``LiveSource``. It takes no longer than twice the timeout."""
+        """Connect and decode the first frame; see ``LiveSource``.
+
+        It takes no longer than twice the timeout. A stream that is joined in the middle begins with
+        its next key frame.
+        """
         if self._fetcher is not None:
             raise UsageError(f"{self.name} is open already")
-        if self._left_behind is not None and not self._left_behind.join(self._timeout_s):
-            raise SourceLostError(f"{self.name}: an earlier attempt still blocks")
-        self._left_behind = None
+        self._left_behind = [fetcher for fetcher in self._left_behind if not fetcher.join(0.0)]
+        if len(self._left_behind) > _MOST_LEFT_BEHIND:
+            raise SourceLostError(
+                f"{self.name}: {len(self._left_behind)} attempts before this block"
+            )
         self.size = self.rate = None
         fetcher = self._fetcher = Fetcher(self._fetch, name=self.name, waits=False)
         try:
-            fetcher.start(self._timeout_s + _OPEN_SLACK_S)
+            fetcher.start(2.0 * self._timeout_s + _OPEN_SLACK_S)
         except BaseException:
             self.close()
             raise
@@ -105,16 +112,15 @@ class StreamSource(LiveSource):
         """Disconnect. A connection that blocks is left to its own timeout."""
         fetcher, self._fetcher = self._fetcher, None
         if fetcher is not None and not fetcher.stop(_CLOSE_S):
-            self._left_behind = fetcher
+            self._left_behind.append(fetcher)
 
     def _fetch(self, fetcher: Fetcher) -> None:
         # FFmpeg's messages hold the whole URL with its password, so they are never passed on.
         with contextlib.closing(self._connect()) as container:
+            if fetcher.stopped:  # another one may be at work by now, whose settings stay
+                return
             stream = self._video_of(container)
-            context = stream.codec_context
-            self._announce(stream)
-            self._start_clock(str(context.name))
-            fetcher.ready()
+            self._start_clock(str(stream.codec_context.name))
             self._read_packets(container, stream, fetcher)
 
     def _video_of(self, container: Any) -> Any:
@@ -131,15 +137,13 @@ class StreamSource(LiveSource):
         self._check_size(context.width, context.height)
         return stream
 
-    def _announce(self, stream: Any) -> None:
-        context = stream.codec_context
-        if context.width and context.height:
-            self.size = (context.width, context.height)
+    def _announce(self, stream: Any, size: tuple[int, int]) -> None:
+        """The first frame was decoded: say what it is."""
+        self.size = size
         rate = stream.average_rate or stream.guessed_rate
         self.rate = Fraction(rate) if rate else None
         _log.info(
-            "%s: %s, %s, %s frames per second", self.name, context.name,
-            "x".join(map(str, self.size)) if self.size else "size not known yet",
+            "%s: %s, %dx%d, %s frames per second", self.name, stream.codec_context.name, *size,
             f"{float(self.rate):g}" if self.rate else "unknown",
         )  # fmt: skip
 
@@ -151,7 +155,7 @@ class StreamSource(LiveSource):
         first_stamp_s: float | None = None
         queue_ends_s: float | None = time.monotonic() + _LONGEST_QUEUE_S
         last_good_s = time.monotonic()
-        was_stamped = False
+        was_stamped = is_announced = False
         packets = container.demux(stream)
         while True:
             asked_s = time.monotonic()
@@ -177,10 +181,14 @@ class StreamSource(LiveSource):
                     self.faults += 1
                     continue
                 last_good_s = now_s
+                self._check_size(raw.width, raw.height)
+                if not is_announced:
+                    is_announced = True
+                    self._announce(stream, (raw.width, raw.height))
+                    fetcher.ready()
                 if queue_ends_s is not None:
                     self.skipped += 1
                     continue
-                self._check_size(raw.width, raw.height)
                 captured_s = self._captured_s(stamp_s, now_s)
                 first_stamp_s = stamp_s if first_stamp_s is None else first_stamp_s
                 media_s = None
@@ -192,7 +200,7 @@ class StreamSource(LiveSource):
             if now_s - last_good_s > self._timeout_s:
                 raise SourceLostError(
                     f"{self.name}: data comes, but no picture could be decoded for "
-                    f"{self._timeout_s:g} s"
+                    f"{self._timeout_s:g} s (key frames more often, or a longer timeout, may help)"
                 )
 
     def _decode(

@@ -45,6 +45,7 @@ from edgeseg.live.sources import stream as stream_module
 from edgeseg.live.sources.clock import StreamClock
 from edgeseg.live.sources.device import DeviceSource, descriptor_of, driver_time
 from edgeseg.live.sources.fetcher import Fetcher
+from edgeseg.live.sources.gate import DamageGate
 from edgeseg.live.sources.h264_gaps import H264Gaps
 from edgeseg.live.sources.standard_input import RawSource
 from edgeseg.live.sources.stream import StreamSource
@@ -742,6 +743,34 @@ def test_a_camera_that_stops_sending() -> None:
             source._await_data(fetcher)
 
 
+def test_what_a_driver_emptied_is_a_fault_and_no_end() -> None:
+    source = DeviceSource(Path("/dev/video0"), SourceOptions(), name="camera")
+    empty = av.Packet(0)
+    empty.pts = 5
+    assert source._next_packet(iter([empty])) is empty
+    gate = DamageGate()
+    assert source._decode(None, empty, 0.5, gate) == []
+    assert source.faults == 1
+    assert not gate.passes(damaged=False, key=False, stamp_s=0.54)
+    assert gate.passes(damaged=False, key=True, stamp_s=0.58)
+    with pytest.raises(SourceLostError, match="ended"):
+        source._next_packet(iter([av.Packet(0)]))
+    with pytest.raises(SourceLostError, match="ended"):
+        source._next_packet(iter([]))
+
+
+def test_an_old_key_frame_opens_no_gate() -> None:
+    gate = DamageGate()
+    assert gate.passes(damaged=False, key=False, stamp_s=1.0)
+    gate.damage(1.2)
+    assert not gate.passes(damaged=False, key=True, stamp_s=1.1)
+    assert not gate.passes(damaged=False, key=False, stamp_s=1.3)
+    assert gate.passes(damaged=False, key=True, stamp_s=1.4)
+    gate.damage(9.0)
+    assert gate.passes(damaged=False, key=True, stamp_s=0.0)  # the clock started anew
+    assert not gate.passes(damaged=True, key=True, stamp_s=0.1)
+
+
 # Streams
 
 
@@ -1098,7 +1127,7 @@ def test_a_port_that_speaks_something_else() -> None:
 
 def test_user_names_and_passwords(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
-    with serve("--login", f"me:{SECRET}") as server:
+    with serve("--login", f"me:{SECRET}@/") as server:
         bare = server.url.removeprefix("rtsp://")
         none = refused(server.url)
         wrong = refused(f"rtsp://me:{SECRET}x@{bare}")
@@ -1106,7 +1135,7 @@ def test_user_names_and_passwords(caplog: pytest.LogCaptureFixture) -> None:
             assert type(error) is DataError
             assert "401" in str(error)
         assert "USER:PASSWORD" in str(none)
-        source = open_live_source(f"rtsp://me:{SECRET}@{bare}", PATIENT)
+        source = open_live_source(f"rtsp://me:{SECRET}%40%2F@{bare}", PATIENT)
         source.open()
         next_frame(source)
         server.stop()

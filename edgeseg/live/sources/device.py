@@ -18,7 +18,7 @@ import av
 from edgeseg.errors import DataError, EdgesegError, SourceLostError
 from edgeseg.live.sources import SourceOptions
 from edgeseg.live.sources.fetcher import Fetcher
-from edgeseg.live.sources.stream import StreamSource
+from edgeseg.live.sources.stream import StreamSource, because
 
 __all__ = ["DeviceSource", "driver_time"]
 
@@ -161,9 +161,7 @@ class DeviceSource(StreamSource):
                 )
         if isinstance(error, av.error.ExitError):
             return SourceLostError(f"{self.name}: no frame within {self._timeout_s:g} s")
-        return SourceLostError(
-            f"{self.name}: {self._device} cannot be read ({getattr(error, 'strerror', None)})"
-        )
+        return SourceLostError(f"{self.name}: {self._device} cannot be read{because(error)}")
 
     def _others(self) -> str:
         found = sorted(str(path) for path in Path("/dev").glob("video[0-9]*"))

@@ -41,6 +41,7 @@ class FileSource(PlayedSource):
                 "frames from a pipe are read as  -  from standard input"
             )
         self._rate = options.rate
+        self._pictures: ImageSource | None = None
         if self._kind != "video" and self._rate is None and self.is_live:
             self._rate = _FOLDER_RATE
             _log.info("%s: pictures are played at %s a second", path, _FOLDER_RATE)
@@ -60,9 +61,11 @@ class FileSource(PlayedSource):
                 del frame
 
     def _play_pictures(self) -> Played:
-        source = ImageSource(self._path, self._kind)
+        # Once, so that a loop does not list the folder and say what it passes over again.
+        if self._pictures is None:
+            self._pictures = ImageSource(self._path, self._kind)
         self.rate = self._rate
-        for frame in source:
+        for frame in self._pictures:
             height, width = frame.image.shape[:2]
             self.size = self.size or (width, height)
             yield frame.image, float(frame.index / self._rate) if self._rate else None

@@ -14,7 +14,7 @@ from edgeseg.dataset import MAX_IMAGE_PX
 from edgeseg.errors import DataError, EdgesegError, SourceLostError
 from edgeseg.live.sources import SourceOptions
 from edgeseg.live.sources.clock import StreamClock
-from edgeseg.live.sources.stream import StreamSource
+from edgeseg.live.sources.stream import StreamSource, because
 
 __all__ = ["RtspSource"]
 
@@ -119,8 +119,8 @@ class RtspSource(StreamSource):
             case av.error.HTTPClientError():
                 other = "udp" if self._transport == "tcp" else "tcp"
                 return DataError(
-                    f"{self.name}: the server refuses the connection by {self._transport} "
-                    f"({error.strerror}): try {other}"
+                    f"{self.name}: the server refuses the connection by {self._transport}"
+                    f" (4xx): try {other}"
                 )
             case av.error.ConnectionRefusedError():
                 return SourceLostError(f"{self.name}: nothing listens there")
@@ -138,4 +138,4 @@ class RtspSource(StreamSource):
             case ValueError() if not isinstance(error, OSError):
                 return DataError(f"{self.name}: the stream cannot be read")
             case _:
-                return SourceLostError(f"{self.name}: {getattr(error, 'strerror', None)}")
+                return SourceLostError(f"{self.name}: cannot be reached{because(error)}")

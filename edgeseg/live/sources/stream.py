@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import abc
 import contextlib
+import errno
 import logging
 import time
 from fractions import Fraction
@@ -20,7 +21,7 @@ from edgeseg.live.sources.gate import DamageGate
 from edgeseg.live.sources.h264_gaps import H264Gaps
 from edgeseg.video.colour import BgrConverter
 
-__all__ = ["StreamSource"]
+__all__ = ["StreamSource", "because"]
 
 _log = logging.getLogger(__name__)
 
@@ -29,6 +30,7 @@ _OPEN_SLACK_S = 1.0
 _MOST_LEFT_BEHIND = 2
 _WAITED_S = 2e-3
 """Whoever had to wait so long for a packet has taken all that was queued."""
+_NEARLY = 0.95
 _LONGEST_QUEUE_S = 3.0
 
 
@@ -162,6 +164,9 @@ class StreamSource(LiveSource):
             self._await_data(fetcher)
             packet = self._next_packet(packets)
             now_s = time.monotonic()
+            # When reading gives up, FFmpeg first hands out what it still held.
+            if now_s - asked_s > _NEARLY * self._timeout_s:
+                raise SourceLostError(f"{self.name}: nothing came for {self._timeout_s:g} s")
             if fetcher.stopped:
                 return
             packet_s = _seconds(packet.pts, packet.time_base)
@@ -206,7 +211,8 @@ class StreamSource(LiveSource):
     def _decode(
         self, stream: Any, packet: Any, packet_s: float | None, gate: DamageGate
     ) -> list[Any]:
-        if packet.is_corrupt:
+        # A camera's driver empties what came damaged; a decoder would take that for the end.
+        if packet.is_corrupt or packet.size == 0:
             self.faults += 1
             gate.damage(packet_s)
             return []
@@ -224,11 +230,11 @@ class StreamSource(LiveSource):
         except av.error.ExitError:
             packet, why = None, f"nothing came for {self._timeout_s:g} s"
         except (av.FFmpegError, OSError) as error:
-            packet, why = None, f"the connection broke ({error.strerror or 'no reason given'})"
+            packet, why = None, f"the connection broke{because(error)}"
         else:
             why = "the stream ended"
         # The empty packet at the end only empties the decoder, whose frames are old by then.
-        if packet is None or packet.size == 0:
+        if packet is None or (packet.size == 0 and packet.pts is None):
             raise SourceLostError(f"{self.name}: {why}")
         return packet
 
@@ -238,6 +244,16 @@ class StreamSource(LiveSource):
                 f"{self.name}: frames of {width}x{height} pixels are more than the "
                 f"{MAX_IMAGE_PX} accepted: choose a smaller stream"
             )
+
+
+def because(error: Exception) -> str:
+    """What the system says about an error, in brackets; "" where that means nothing.
+
+    The error's own text is not used: it holds the URL, and with it the password.
+    """
+    if not isinstance(error, OSError | av.FFmpegError) or error.errno in (None, errno.EPERM):
+        return ""  # FFmpeg returns -1, which is EPERM, where it has no reason
+    return f" ({error.strerror})" if error.strerror else ""
 
 
 def _seconds(stamp: int | None, base: Fraction | None) -> float | None:

@@ -211,9 +211,12 @@ async def _send(answer: _Answer, *, websocket: bool, send: Send) -> None:
         kind, body = "text/html; charset=utf-8", answer.html.encode()
     else:
         kind, body = "application/json", json.dumps({"error": answer.error}).encode()
-    headers = {"content-type": kind, "content-length": str(len(body)), **answer.headers}
-    # Before a handshake is answered a socket may still be refused as a request is.
+    headers = {"content-type": kind, **answer.headers}
+    # Before a handshake is answered a socket may still be refused as a request is; the length is
+    # then uvicorn's to say, and some versions would say it twice.
     prefix = "websocket." if websocket else ""
+    if not websocket:
+        headers["content-length"] = str(len(body))
     await send(
         {
             "type": f"{prefix}http.response.start",

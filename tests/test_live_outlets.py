@@ -449,7 +449,8 @@ def test_every_picture_is_written_dropped_or_waiting_at_every_moment(
         elif action == "stop":
             outlet.stop()
         else:
-            time.sleep(0)
+            time.sleep(0.001)  # the thread's turn
+        balanced(outlet)
     sink.free.set()
     closed = outlet.close(PATIENCE_S)
     over.set()

@@ -419,6 +419,33 @@ def test_a_file_whose_end_does_not_fit_plays_without_it(suffix: str, tmp_path: P
     assert len(images) >= 60 - 15
 
 
+@pytest.mark.parametrize("suffix", [".mp4", ".mkv"])
+def test_nothing_follows_a_piece_that_is_missing(
+    suffix: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / f"a{suffix}"
+    sink = RecordingSink(path)
+    for number in range(30):
+        sink.write(shown(number, number / 25))
+    size, append = path.stat().st_size, GrowingFile.append
+    failures = [OutputError("the disk was full for a moment")]
+
+    def append_later(self: GrowingFile, piece: bytes) -> None:
+        if failures:
+            raise failures.pop()
+        append(self, piece)
+
+    monkeypatch.setattr(GrowingFile, "append", append_later)
+    with pytest.raises(OutputError, match="for a moment"):
+        for number in range(30, 60):
+            sink.write(shown(number, number / 25))
+    assert not failures
+    sink.close()
+    assert path.stat().st_size == size
+    images, _ = decode_all(path)
+    assert [number_of(image) for image in images] == list(range(len(images)))
+
+
 def test_a_deleted_file_is_told(tmp_path: Path) -> None:
     folder = tmp_path / "day"
     sink = RecordingSink(folder / "a.mp4")

@@ -222,7 +222,7 @@ def test_a_stalled_engine_never_leaves_an_old_mask_on_the_picture():
     for one, following in itertools.pairwise(sink.shown):
         if one.mask is not None:
             on_screen_ms = 1e3 * (following.shown_s - one.shown_s)
-            assert one.age_ms + on_screen_ms < max_age_ms + 100.0
+            assert one.age_ms + on_screen_ms < max_age_ms + 400.0
     stalled = [one for one in sink.shown if one.reason == "engine stalled"]
     assert len(stalled) >= 20  # the raw picture moved on all the while
     assert len({one.frame.index for one in stalled}) >= 15

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -10,7 +11,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from edgeseg.errors import DataError, UsageError
+from edgeseg.errors import DataError, EdgesegError, UsageError
 from edgeseg.live.sources import SourceOptions, open_live_source
 from edgeseg.live.uri import (
     SinkUri,
@@ -39,6 +40,8 @@ Parse = Callable[[str], SourceUri | SinkUri]
         ("csi://0", "csi", "0", "csi://0"),
         ("rtsp://u:p@h:8554/x", "rtsp", "rtsp://u:p@h:8554/x", "rtsp://h:8554/x"),
         ("rtsps://[::1]/x", "rtsp", "rtsps://[::1]/x", "rtsps://[::1]/x"),
+        ("RTSP://H/x", "rtsp", "rtsp://H/x", "RTSP://H/x"),
+        ("gst://videotestsrc", "gst", "videotestsrc", "gst:videotestsrc"),
         ("gst: videotestsrc", "gst", "videotestsrc", "gst:videotestsrc"),
         ("ffmpeg:-i rtmp://u:p@h/x", "ffmpeg", "-i rtmp://u:p@h/x", "ffmpeg:-i rtmp://h/x"),
         ("-", "stdin", "-", "standard input"),
@@ -249,3 +252,9 @@ def test_impossible_options(given: dict[str, object]) -> None:
 def test_a_file_that_is_not_there() -> None:
     with pytest.raises(DataError, match="no such file"):
         open_live_source("/nowhere/clip.mp4")
+
+
+@given(text=st.text(max_size=60) | st.just("x" * 5000) | st.just("a\0b"))
+def test_any_text_is_a_source_or_refused(text: str) -> None:
+    with contextlib.suppress(EdgesegError):
+        assert open_live_source(text).name

@@ -128,7 +128,7 @@ def parse_source(text: str) -> SourceUri:
     if text.isascii() and text.isdecimal():
         return _camera(text)
     if prefixed := _PREFIX.fullmatch(text):
-        return _program(prefixed[1].lower(), prefixed[2].strip(), text)
+        return _program(prefixed[1].lower(), prefixed[2].removeprefix("//").strip())
     parts = _SCHEME.fullmatch(text)
     if parts is None:
         if _CAMERA_PATH.fullmatch(text):
@@ -250,7 +250,7 @@ def _device(device: str, text: str) -> str:
     return device
 
 
-def _program(name: str, arguments: str, text: str) -> SourceUri:
+def _program(name: str, arguments: str) -> SourceUri:
     kind: SourceKind = "gst" if name == "gst" else "ffmpeg"
     if not arguments:
         example = "'gst:v4l2src ! jpegdec'" if kind == "gst" else "'ffmpeg:-i udp://:5000'"
@@ -277,7 +277,7 @@ def _video_path(path: str) -> str:
 
 
 def _with_host(text: str, *, port_needed: bool = False) -> str:
-    """``text`` itself, if it has a host and its port is one."""
+    """``text`` with its scheme in small letters, if it has a host and its port is one."""
     shown = _line(text)
     if any(character.isspace() or not character.isprintable() for character in text):
         raise UsageError(f"{shown}: a URL holds no spaces: write them as %20")
@@ -299,4 +299,5 @@ def _with_host(text: str, *, port_needed: bool = False) -> str:
         )
     if port_needed and not port:
         raise UsageError(f"{shown}: a port is missing, as in udp://127.0.0.1:5000")
-    return text
+    scheme, separator, rest = text.partition("://")
+    return scheme.lower() + separator + rest

@@ -156,9 +156,9 @@ def open_live_source(text: str, options: SourceOptions | None = None) -> LiveSou
 
 
 def _holds_pictures(path: Path) -> bool:
-    from edgeseg.video.source import media_kind
+    from edgeseg.live.sources.files import kind_of
 
-    return media_kind(path) != "video"
+    return kind_of(path) != "video"
 
 
 def _check(kind: SourceKind | Literal["pictures"], options: SourceOptions, shown: str) -> None:

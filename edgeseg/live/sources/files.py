@@ -9,9 +9,10 @@ from pathlib import Path
 from edgeseg.errors import DataError
 from edgeseg.live.sources import SourceOptions
 from edgeseg.live.sources.played import Played, PlayedSource
+from edgeseg.video.base import MediaKind
 from edgeseg.video.source import ImageSource, media_kind
 
-__all__ = ["FileSource"]
+__all__ = ["FileSource", "kind_of"]
 
 _log = logging.getLogger(__name__)
 
@@ -34,12 +35,7 @@ class FileSource(PlayedSource):
         """
         super().__init__(name=str(path), paced=options.pace != "none", loop=options.loop)
         self._path = path
-        self._kind = media_kind(path)
-        if self._kind != "folder" and not path.is_file():
-            raise DataError(
-                f"{path} is neither a file nor a folder: a camera is named v4l2:///dev/video0, raw "
-                "frames from a pipe are read as  -  from standard input"
-            )
+        self._kind = kind_of(path)
         self._rate = options.rate
         self._pictures: ImageSource | None = None
         if self._kind != "video" and self._rate is None and self.is_live:
@@ -70,3 +66,22 @@ class FileSource(PlayedSource):
             self.size = self.size or (width, height)
             yield frame.image, float(frame.index / self._rate) if self._rate else None
             del frame
+
+
+def kind_of(path: Path) -> MediaKind:
+    """What lies at ``path``.
+
+    Raises:
+        DataError: nothing, something that is no file (a device, a pipe), or out of reach.
+    """
+    try:
+        kind = media_kind(path)
+        usable = path.is_dir() or path.is_file()
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: cannot be read: {getattr(error, 'strerror', error)}") from error
+    if not usable:
+        raise DataError(
+            f"{path} is neither a file nor a folder: a camera is named v4l2:///dev/video0, raw "
+            "frames from a pipe are read as  -  from standard input"
+        )
+    return kind

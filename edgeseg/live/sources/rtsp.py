@@ -26,6 +26,8 @@ _PROBED_US = 500_000
 # Their RTP packets carry pieces of a stream of bytes in which FFmpeg looks for frames; that of a
 # frame's end takes the beginning of the next one.
 _PARSED = frozenset({"h264", "hevc", "mpeg4", "mpeg1video", "mpeg2video", "h263"})
+# Neither FFmpeg nor edgeseg sees that a frame is missing.
+_UNSEEN = _PARSED - {"h264", "hevc"}
 
 
 class RtspSource(StreamSource):
@@ -72,6 +74,11 @@ class RtspSource(StreamSource):
         raise problem  # here, so that FFmpeg's own error with the password is no part of it
 
     def _start_clock(self, codec: str) -> None:
+        if codec in _UNSEEN or (codec == "hevc" and self._transport == "udp"):
+            _log.warning(
+                "%s: with %s by %s losses are not always recognised, and damaged pictures may be "
+                "shown: use H.264, or TCP", self.name, codec, self._transport,
+            )  # fmt: skip
         self._clock = StreamClock(name=self.name, one_late=codec in _PARSED)
 
     def _note_packet(self, stamp_s: float | None, now_s: float) -> None:

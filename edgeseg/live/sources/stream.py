@@ -157,7 +157,7 @@ class StreamSource(LiveSource):
         first_stamp_s: float | None = None
         queue_ends_s: float | None = time.monotonic() + _LONGEST_QUEUE_S
         last_good_s = time.monotonic()
-        was_stamped = is_announced = False
+        was_stamped = is_announced = is_told = False
         packets = container.demux(stream)
         while True:
             asked_s = time.monotonic()
@@ -179,7 +179,13 @@ class StreamSource(LiveSource):
             if gaps is not None and gaps.missing(bytes(packet)):
                 self.faults += 1
                 gate.damage(packet_s)
-                _log.info("%s: a frame is missing that others need", self.name)
+                # Said aloud once a connection: a server that drops frames does it often.
+                _log.log(
+                    logging.INFO if is_told else logging.WARNING,
+                    "%s: a frame is missing that others need; nothing is shown up to the next key "
+                    "frame", self.name,
+                )  # fmt: skip
+                is_told = True
             for raw in self._decode(stream, packet, packet_s, gate):
                 stamp_s = _seconds(raw.pts, raw.time_base)
                 if not gate.passes(damaged=raw.is_corrupt, key=raw.key_frame, stamp_s=stamp_s):

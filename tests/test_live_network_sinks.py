@@ -21,7 +21,6 @@ from live_children import corners, gone, nothing_left, quarters, shown
 
 from edgeseg.errors import MissingDependencyError, OutputError, SinkLostError, UsageError
 from edgeseg.live.base import LiveSink
-from edgeseg.live.process import Child
 from edgeseg.live.sinks import piped
 from edgeseg.live.sinks.loopback import LoopbackSink
 from edgeseg.live.sinks.network import NetworkSink
@@ -34,7 +33,6 @@ needs_ffmpeg = pytest.mark.skipif(shutil.which("ffmpeg") is None, reason="not in
 
 @pytest.fixture(autouse=True)
 def clean():
-    Child(["/bin/true"]).close()
     with nothing_left():
         yield
 

@@ -26,8 +26,6 @@ def python(code: str, *arguments: str) -> list[str]:
 
 @pytest.fixture(autouse=True)
 def clean():
-    # The thread that starts children is made once, with the first.
-    Child(python("")).close()
     with nothing_left():
         yield
 

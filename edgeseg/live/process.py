@@ -210,8 +210,15 @@ class Child(Closing):
 
     def close(self) -> None:
         """End it: SIGTERM, then SIGKILL, to it and whatever it started."""
+        self._end(signal.SIGTERM, signal.SIGKILL)
+
+    def kill(self) -> None:
+        """End one that hangs, without asking it first."""
+        self._end(signal.SIGKILL)
+
+    def _end(self, *signals: signal.Signals) -> None:
         self._closed.set()
-        for number in (signal.SIGTERM, signal.SIGKILL):
+        for number in signals:
             self._signal(number)
             if self.ended(_TERMINATED_S) is not None:
                 break

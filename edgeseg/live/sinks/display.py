@@ -102,6 +102,9 @@ class DisplaySink(PipedSink):
                 f"{self.name}: the window does not go on (was it paused?) and was taken away"
             )
 
+    def _is_started(self, child: Consumer) -> bool:
+        return child.heard_s is not None or super()._is_started(child)
+
     def _is_hopeless(self, complaint: str) -> bool:
         # Without a screen that can be opened there will be none in a second either.
         return bool(complaint)

@@ -90,6 +90,10 @@ class PipedSink(LiveSink):
         """Look whether a running program does what it should; raises if it does not."""
         return
 
+    def _is_started(self, child: Consumer) -> bool:
+        """Whether a running program has had the time, or has shown, to be at work."""
+        return time.monotonic() - self._started_s > _STARTED_S
+
     def write(self, shown: Shown) -> None:
         """Hand over one picture; see ``LiveSink``."""
         picture = shown.picture
@@ -103,13 +107,12 @@ class PipedSink(LiveSink):
         child = self._child
         if child is None:
             child = self._child = self._started(size)
-        now_s = time.monotonic()
         if child.ended() is not None:
             raise self._failed(child)
         try:
             self._check(child)
             data = self._laid_out(picture).data.cast("B")
-            child.write(data, max(_TAKEN_S, self._started_s + _STARTED_S - now_s))
+            child.write(data, _TAKEN_S if self._is_started(child) else _STARTED_S)
         except BrokenPipeError:
             raise self._failed(child) from None
         except TimeoutError:
@@ -154,7 +157,7 @@ class PipedSink(LiveSink):
     def _kill(self) -> None:
         child, self._child = self._child, None
         if child is not None:
-            child.close()
+            child.kill()
 
     def _failed(self, child: Consumer) -> OutputError:
         """What the end of the program means."""

@@ -673,3 +673,29 @@ def test_random_faults_never_show_a_wrong_or_old_mask(seed, latest_frame):
     else:
         check_shown(sink.shown, 80.0)
     assert report.status.captured > 100
+
+
+def test_what_is_played_begins_when_the_engine_is_open():
+    def open_engine() -> Thinking:
+        time.sleep(0.5)
+        return Thinking(0.002)
+
+    camera, sink = steady(50.0, 60), Collector()
+    end_well(session_of(camera, open_engine, [sink]), sink, 300.0)
+    assert [one.reason for one in sink.shown[:5]] == ["starting"] * 5
+    played, sink = steady(50.0, 60), Collector()
+    played.begins_when_read = True
+    report = end_well(session_of(played, open_engine, [sink]), sink, 300.0)
+    assert report.status.shown >= 50
+    assert number_of(next(one for one in sink.shown if one.mask is not None).frame.image) <= 2
+
+
+def test_a_source_whose_silence_is_no_loss_is_not_opened_again():
+    script = [*(numbered(i) for i in range(10)), 0.8, *(numbered(i) for i in range(10, 20))]
+    source, sink = Numbered(script, 50.0), Collector()
+    source.silence_is_loss = False
+    options = LiveOptions(lost_after_ms=200.0)
+    report = end_well(session_of(source, Thinking(0.002), [sink], options), sink, 300.0)
+    assert source.opened == 1
+    assert report.status.reconnections == 0
+    assert any(one.reason == "no signal" for one in sink.shown)

@@ -132,6 +132,11 @@ class LiveSource(Closing):
     """What a person may read: the URI without user name and password."""
     is_live: bool
     """Frames come whether or not anybody takes them, and may come back after they stopped."""
+    silence_is_loss: bool = True
+    """A live source that is silent for long is gone, and opening it again may help. False for what
+    may pause, or would start from its beginning."""
+    begins_when_read: bool = False
+    """Nothing is missed by reading the first frame late: what is played begins then."""
     size: tuple[int, int] | None = None
     """(width, height) in pixels of the frames to come; None if unknown."""
     rate: Fraction | None = None

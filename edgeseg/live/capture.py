@@ -75,7 +75,9 @@ class Capture:
         self._wait_for_source = wait_for_source
         self._clock = clock
         self._stopping = threading.Event()
+        self._engine_is_ready = threading.Event()
         self._thread = threading.Thread(target=self._run, name="edgeseg capture", daemon=True)
+        self._may_be_lost = source.is_live and source.silence_is_loss
         self._index = 0
         self._segment = 0
         self._size: tuple[int, int] | None = None
@@ -105,9 +107,14 @@ class Capture:
         if not self.connected and self.ended_by is not None and self._index == 0:
             raise self.ended_by
 
+    def engine_is_ready(self) -> None:
+        """What is played begins now; cameras have been read all the while."""
+        self._engine_is_ready.set()
+
     def stop(self, timeout_s: float) -> bool:
         """Ask the thread to end; whether it has."""
         self._stopping.set()
+        self._engine_is_ready.set()
         if self._thread.ident is None:
             self._source.close()
             return True
@@ -122,6 +129,9 @@ class Capture:
     def _run(self) -> None:
         try:
             self._open_first()
+            if self._source.begins_when_read:
+                self._engine_is_ready.wait()
+                self._last_heard_s = self._clock()
             self._read_all()
         except BaseException as error:
             self.ended_by = error
@@ -163,7 +173,7 @@ class Capture:
             if captured is not None:
                 if not self._deliver(captured):
                     return
-            elif self._source.is_live and self.silent_s > self._lost_after_s:
+            elif self._may_be_lost and self.silent_s > self._lost_after_s:
                 self._reconnect(f"no frame for {self.silent_s:.1f} s")
 
     def _deliver(self, captured: Captured) -> bool:

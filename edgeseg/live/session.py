@@ -256,6 +256,7 @@ class LiveSession(Closing):
         )
         self._capture.wait_open()
         self._engine.start()
+        self._capture.engine_is_ready()
 
     def supervise(self) -> bool:
         """Wait a moment and look after the parts; False once the session is over.

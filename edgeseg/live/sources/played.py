@@ -43,6 +43,7 @@ class PlayedSource(LiveSource):
 
     silence_is_loss = False
     """It is slow at times, but never gone: opening it again would start from the beginning."""
+    begins_when_read = True
 
     def __init__(self, *, name: str, paced: bool, loop: bool) -> None:
         """Open nothing yet.

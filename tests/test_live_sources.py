@@ -135,7 +135,7 @@ def test_a_paced_file_keeps_its_time_stamps(tmp_path: Path) -> None:
         f.captured_s - frames[0].captured_s - float(t) for f, t in zip(frames, times, strict=True)
     ]
     assert min(late) > -2e-3
-    assert min(late[-5:]) < 2e-3
+    assert min(late[-5:]) < 10e-3
 
 
 def test_reading_a_paced_file_returns_in_time(tmp_path: Path) -> None:
@@ -1010,11 +1010,15 @@ def test_only_the_newest_frame_waits(server: Server) -> None:
     with open_live_source(server.url, PATIENT) as source:
         source.open()
         first = next_frame(source)
-        slept_s = time.monotonic()
-        time.sleep(1.0)  # a session that does not read
+        before = getattr(source, "skipped")  # noqa: B009
+        given_up_s = time.monotonic() + HANG_S
+        while getattr(source, "skipped") < before + 10:  # noqa: B009
+            assert time.monotonic() < given_up_s
+            time.sleep(0.02)
         newest = next_frame(source)
-        assert newest.captured_s > slept_s > first.captured_s
-        assert getattr(source, "skipped") > 5  # noqa: B009
+        assert newest.media_s is not None and first.media_s is not None
+        assert newest.media_s - first.media_s > 10 / 25
+        assert newest.captured_s - first.captured_s > 0.3
 
 
 @pytest.mark.parametrize("codec", ["h265", "mjpeg"])
@@ -1149,8 +1153,18 @@ def test_user_names_and_passwords(caplog: pytest.LogCaptureFixture) -> None:
     assert SECRET not in "".join(said)
 
 
-def test_frames_that_the_network_held_back_are_dated_as_old(server: Server) -> None:
+def test_frames_that_the_network_held_back_are_dated_as_old(
+    server: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A proxy holds everything back for a while: what comes then was captured before."""
+    arrived: list[tuple[float, float]] = []
+    really_put = Fetcher.put
+
+    def put(self: Fetcher, captured: Captured) -> None:
+        arrived.append((captured.captured_s, time.monotonic()))
+        really_put(self, captured)
+
+    monkeypatch.setattr(Fetcher, "put", put)
     held = threading.Event()
     let_go = threading.Event()
     done = threading.Event()
@@ -1177,17 +1191,21 @@ def test_frames_that_the_network_held_back_are_dated_as_old(server: Server) -> N
         with open_live_source(url, PATIENT) as source:
             source.open()
             for _ in range(25):
-                before = next_frame(source)
+                next_frame(source)
             held.set()
             while source.read(0.2) is not None:
                 pass
             time.sleep(1.5)
+            count = len(arrived)
             let_go.set()
-            delivered = [(next_frame(source), time.monotonic()) for _ in range(15)]
+            given_up_s = time.monotonic() + HANG_S
+            # New ones follow, and are dated as new.
+            while len(arrived) == count or arrived[-1][1] - arrived[-1][0] > 0.5:
+                assert time.monotonic() < given_up_s
+                next_frame(source)
         done.set()
-    frame, now_s = delivered[0]
-    # It stood in the network for a second and a half at least, less what was skipped since.
-    assert frame.captured_s > before.captured_s
-    assert now_s - frame.captured_s > 0.5
-    last, now_s = delivered[-1]
-    assert last.captured_s > frame.captured_s
+    dates = [date for date, _ in arrived]
+    assert dates == sorted(set(dates))
+    ages = [now_s - date for date, now_s in arrived[count:]]
+    # The first ones stood in the network for a second and a half.
+    assert max(ages[:5]) > 1.0

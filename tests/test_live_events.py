@@ -276,6 +276,7 @@ def test_credentials_never_reach_the_file(secret, user, tmp_path_factory) -> Non
 def test_what_is_no_secret_stays(tmp_path: Path) -> None:
     path = tmp_path / "events.jsonl"
     kept = ["http://127.0.0.1:8080/", "/dev/video0", "udp://host:5000", "token expired", "a@b.c"]
+    kept += ["test://640x480@15"]
     with EventLog(path) as log:
         log("a", values=kept, token=None)
     (event,) = written(path)

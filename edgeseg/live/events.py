@@ -70,8 +70,9 @@ _MAX_INTEGER = 1 << 63
 
 # Also a password with a slash or a sign of its own in it, which is no valid address and still a
 # password: what follows a user name goes up to the last @ of the word.
+# Not test://WIDTHxHEIGHT@RATE, which names nobody.
 _IN_ADDRESS = re.compile(
-    r"(?i)\b([a-z][a-z0-9+.-]*://)(?:[^\s/?#@:]*:[^\s]*@|[^\s/?#]*@)",
+    r"(?i)\b((?!test:)[a-z][a-z0-9+.-]*://)(?:[^\s/?#@:]*:[^\s]*@|[^\s/?#]*@)",
 )
 _SECRET = r"(?:access[_-]?token|api[_-]?key|auth|passw(?:or)?d|pwd|secret|token|user-pw)"
 _ASSIGNED = re.compile(rf"(?i)\b({_SECRET})(\s*(?:=|%3d)\s*)(\"[^\"]*\"|'[^']*'|[^\s&;#,\"']+)")

@@ -55,6 +55,11 @@ _MIN_CRISP = 0.5
 """Least share of those lines that begin with a step."""
 _RINGING = 0.2
 """Share of a step below which compression brightens the black beside it."""
+_BLUR_PX = 6
+"""So far compression may carry light into the border, in some lines and not in others."""
+_DEEP = 8
+"""Samples from a side to where the picture is compared with what begins there, 6 % of the shorter
+side of the frame."""
 _LINES = 64
 """So many lines are enough to measure a side."""
 _CRISP_RATIO = 0.4
@@ -154,28 +159,13 @@ def look(frames: Sequence[Frame]) -> Look:
         return Look(None, lit, "what is lit lies beside the middle of the frame")
     if np.count_nonzero(picture) < _MIN_FILL * picture[box].size:
         return Look(None, lit, "what is lit has not the shape of a picture")
-    level = _Level(black, limit, step)
-    left = _side(list(frames), picture, rows, columns, level)
-    right = _side(
-        [frame[:, ::-1] for frame in frames],
-        picture[:, ::-1],
-        rows,
-        width - 1 - columns[::-1],
-        level,
-    )
-    turned = [frame.transpose(1, 0, 2) for frame in frames]
-    top = _side(turned, picture.T, columns, rows, level)
-    bottom = _side(
-        [frame[:, ::-1] for frame in turned],
-        picture.T[:, ::-1],
-        columns,
-        height - 1 - rows[::-1],
-        level,
-    )
-    sides = {"left": left, "right": right, "top": top, "bottom": bottom}
-    doubts = [name for name, side in sides.items() if side is None]
+    view = _View(list(frames), samples, picture, rows, columns, _Level(black, limit, step))
+    left, right = _side(view), _side(view.mirrored())
+    top, bottom = _side(view.turned()), _side(view.turned().mirrored())
     if left is None or right is None or top is None or bottom is None:
-        return Look(None, lit, f"the picture's end is not clear ({', '.join(doubts)})")
+        ends = {"left": left, "right": right, "top": top, "bottom": bottom}
+        doubts = ", ".join(name for name, end in ends.items() if end is None)
+        return Look(None, lit, f"the picture's end is not clear ({doubts})")
     x, region_width = _even(left, width - right, width)
     y, region_height = _even(top, height - bottom, height)
     region = RoiSpec(x, y, region_width, region_height)
@@ -253,40 +243,65 @@ class _Level:
     """Between samples."""
 
 
-def _side(
-    frames: Sequence[Frame],
-    picture: npt.NDArray[np.bool_],
-    rows: npt.NDArray[np.intp],
-    columns: npt.NDArray[np.intp],
-    level: _Level,
-) -> int | None:
-    """Where the picture begins from the left, as a number of columns; None if that is not clear.
+@dataclass(frozen=True)
+class _View:
+    """The frames and what is known of them, turned so that the side in question is the left one."""
 
-    Args:
-        frames: turned so that the side in question is the left one.
-        picture: which samples it has, turned alike.
-        rows: of the frame in which the samples lie.
-        columns: likewise.
-        level: of light.
-    """
+    frames: list[Frame]
+    samples: Plane
+    picture: npt.NDArray[np.bool_]
+    """Which samples it has."""
+    rows: npt.NDArray[np.intp]
+    """Of the frame in which the samples lie."""
+    columns: npt.NDArray[np.intp]
+    level: _Level
+
+    def mirrored(self) -> _View:
+        """Left and right exchanged."""
+        return _View(
+            [frame[:, ::-1] for frame in self.frames],
+            self.samples[:, ::-1],
+            self.picture[:, ::-1],
+            self.rows,
+            self.frames[0].shape[1] - 1 - self.columns[::-1],
+            self.level,
+        )
+
+    def turned(self) -> _View:
+        """Rows and columns exchanged."""
+        return _View(
+            [frame.transpose(1, 0, 2) for frame in self.frames],
+            self.samples.T,
+            self.picture.T,
+            self.columns,
+            self.rows,
+            self.level,
+        )
+
+
+def _side(view: _View) -> int | None:
+    """Where the picture begins from the left, as a number of columns; None if that is not clear."""
+    picture, columns, level = view.picture, view.columns, view.level
     step = level.step_px
     first = int(np.flatnonzero(picture.any(axis=0))[0])
-    second = min(first + 1, len(columns) - 1)
-    reaching = picture[:, first] | picture[:, second]
-    lines = rows[reaching]
-    lines = lines[:: -(-len(lines) // _LINES)]
+    depth = max(1, round(_BLUR_PX / step))
+    second, deep = (min(first + more, len(columns) - 1) for more in (depth, _DEEP))
+    reaching = np.logical_or.reduce(picture[:, first : second + 1], axis=1)
+    chosen = np.flatnonzero(reaching)
+    chosen = chosen[:: -(-len(chosen) // _LINES)]
+    lines = view.rows[chosen]
     # From a sample that is lit in all of these lines outwards, past where the border can be.
     start = int(columns[second])
-    outer = max(0, int(columns[first]) - 2 * step)
-    band = _brightness([frame[lines, outer : start + 5 * step + 8] for frame in frames])
+    outer = max(0, int(columns[first]) - max(2 * step, _BLUR_PX))
+    band = _brightness([frame[lines, outer : start + 8] for frame in view.frames])
     dark = band[:, : start - outer + 1][:, ::-1] <= level.limit
     begins = np.where(dark.any(1), start - outer + 1 - dark.argmax(1), 0)
     side = _outermost(begins)
     if outer + side <= 1:
         return 0
-    near = _after(band, begins, 2) - level.black
-    deep = _after(band, begins, 2 + 3 * step) - level.black
-    steep = near >= np.maximum(1.5 * (level.limit - level.black), _CRISP_RATIO * deep)
+    near = _behind(band, begins, min(4, step)) - level.black
+    deeper = view.samples[chosen, deep] - level.black
+    steep = near >= np.maximum(1.5 * (level.limit - level.black), _CRISP_RATIO * deeper)
     if side > 0 and np.mean(steep) >= _MIN_CRISP and _is_supported(picture, reaching):
         return outer + _outermost(_past_ringing(band, begins, level.black + _RINGING * near))
     # Nothing is lost where the frame ends right there.
@@ -308,9 +323,9 @@ def _is_supported(picture: npt.NDArray[np.bool_], reaching: npt.NDArray[np.bool_
     )
 
 
-def _after(band: Plane, begins: npt.NDArray[np.intp], offset: int) -> npt.NDArray[np.float64]:
-    """Means of four pixels of each line, from ``offset`` behind its beginning on."""
-    at = np.minimum(begins[:, None] + np.arange(offset, offset + 4), band.shape[1] - 1)
+def _behind(band: Plane, begins: npt.NDArray[np.intp], count: int) -> npt.NDArray[np.float64]:
+    """Means of some pixels of each line, right behind the step with which it begins."""
+    at = np.minimum(begins[:, None] + np.arange(2, 2 + count), band.shape[1] - 1)
     means: npt.NDArray[np.float64] = band[np.arange(len(band))[:, None], at].mean(1)
     return means
 

@@ -118,18 +118,16 @@ class Figures:
                 span_ms = 1e3 * (now - first_s) + first_ms
                 busy = min(1.0, sum(times_ms) / span_ms) if span_ms > 0.0 else 0.0
             ages = self._ages
+            # Percentiles are those of bins, whose middle may lie beyond the largest value.
+            p50_ms, p90_ms, p99_ms = (
+                min(ages.percentile_ms(percent), self._oldest_ms) for percent in (50, 90, 99)
+            )
             return Moment(
                 captured_fps=self._captured.per_s(),
                 mask_fps=self._masks.per_s(),
                 shown_fps=self._shown.per_s(),
                 age_ms=self._age_ms,
-                ages=AgeFigures(
-                    ages.count,
-                    ages.percentile_ms(50),
-                    ages.percentile_ms(90),
-                    ages.percentile_ms(99),
-                    self._oldest_ms,
-                ),
+                ages=AgeFigures(ages.count, p50_ms, p90_ms, p99_ms, self._oldest_ms),
                 engine_ms=statistics.median(times_ms) if times_ms else 0.0,
                 engine_busy=busy,
                 faults=dict(self._faults),

@@ -92,6 +92,18 @@ def covered(browser, why):
     assert element(browser, "age").text == NOTHING
 
 
+def listen(browser):
+    """From now on keep what the cover says, however short."""
+    browser.execute_script(
+        "window.said = []; const why = document.getElementById('cover-why');"
+        "new MutationObserver(() => said.push(why.textContent)).observe(why, {childList: true});"
+    )
+
+
+def said(browser):
+    return "; ".join(browser.execute_script("return said"))
+
+
 def cover(browser):
     return element(browser, "cover").text
 
@@ -254,6 +266,18 @@ def test_a_mask_that_is_too_old_here_is_covered(browser, page, board):
         uncovered(browser)
 
 
+def test_a_picture_with_its_sign_is_shown_at_once(browser, page, board):
+    board.changes = {"max_age_ms": 2000.0}
+    page.sink.write(shown(0, age_ms=2001.0))
+    browser.get(page.url)
+    covered(browser, "NO CURRENT RESULT")
+    # One is enough where three good ones with masks would be needed.
+    page.sink.write(shown(1, reason="engine stalled"))
+    state = element(browser, "state")
+    until(browser, lambda: state.text == "No current result: engine stalled", "the sign")
+    assert drawn(browser)[0] == 1
+
+
 def test_the_sign_is_shown_as_it_comes(browser, look):
     look.reason = "no signal"
     state = element(browser, "state")
@@ -314,8 +338,9 @@ def test_a_line_that_falls_silent_covers_and_comes_back(browser, page, board):
     with contextlib.closing(Line(page.port)) as line, feeding(page.sink, per_s=15.0):
         browser.get(f"http://127.0.0.1:{line.port}/")
         uncovered(browser)
+        listen(browser)
         line.cut.set()
-        covered(browser, "no new picture for")
+        until(browser, lambda: "no new picture for" in said(browser), "the cover")
         # The socket is open all the time; that no message comes is enough.
         covered(browser, "connection lost")
         line.cut.clear()
@@ -323,13 +348,9 @@ def test_a_line_that_falls_silent_covers_and_comes_back(browser, page, board):
 
 
 def test_a_clock_that_jumped_is_learned_anew(browser, look):
-    browser.execute_script(
-        "window.said = []; const why = document.getElementById('cover-why');"
-        "new MutationObserver(() => said.push(why.textContent)).observe(why, {childList: true});"
-        "const real = Date.now.bind(Date); Date.now = () => real() + 3600000;"
-    )
-    jumped = "the clock of this machine jumped"
-    until(browser, lambda: jumped in browser.execute_script("return said"), "the cover")
+    listen(browser)
+    browser.execute_script("const real = Date.now.bind(Date); Date.now = () => real() + 3600000;")
+    until(browser, lambda: "the clock of this machine jumped" in said(browser), "the cover")
     uncovered(browser)
 
 

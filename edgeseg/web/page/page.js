@@ -96,7 +96,10 @@ function judge() {
   $("cover").hidden = !covered;
   // Figures of before are not passed off as those of now either.
   document.body.classList.toggle("lost", page.lost !== "");
-  if (covered) write("cover-why", page.coveredFor);
+  if (covered) {
+    write("cover-why", page.coveredFor);
+    showAge();
+  }
   showState(covered);
 }
 
@@ -218,7 +221,8 @@ async function draw(socket, data) {
       page.picture = header;
       canvas.dataset.number = header.number;
       canvas.dataset.view = header.view;
-      if (!fault() && page.owed > 0) page.owed -= 1;
+      // A picture with a sign cannot be mistaken for a result, and is shown at once.
+      if (!fault()) page.owed = header.state === "none" ? 0 : Math.max(0, page.owed - 1);
       notePoint(header);
     }
     bitmap.close();
@@ -322,6 +326,13 @@ function showAge() {
 
 // Chart
 
+function forget() {
+  if (!clock.known) return;
+  const since = clock.nowMs() - CHART_MS;
+  page.points = page.points.filter((point) => point.atMs > since);
+  page.engine = page.engine.filter((point) => point.atMs > since);
+}
+
 function drawChart() {
   const canvas = $("chart");
   const scale = window.devicePixelRatio || 1;
@@ -333,8 +344,6 @@ function drawChart() {
   pen.setTransform(scale, 0, 0, scale, 0, 0);
   pen.clearRect(0, 0, width, height);
   const end = clock.nowMs();
-  page.points = page.points.filter((point) => point.atMs > end - CHART_MS);
-  page.engine = page.engine.filter((point) => point.atMs > end - CHART_MS);
   const style = getComputedStyle(document.documentElement);
   const colour = (name) => style.getPropertyValue(name).trim();
   // A single outlier is cut off at the top; the limit stays in the lower half.
@@ -374,6 +383,7 @@ function drawChart() {
   curve(pen, page.points, x, y, colour("--accent"));
   if (limitMs() > 0) {
     pen.strokeStyle = colour("--attention");
+    pen.lineCap = "butt";
     pen.setLineDash([5, 4]);
     line(pen, [left, y(limitMs())], [right, y(limitMs())]);
     pen.setLineDash([]);
@@ -390,6 +400,7 @@ function line(pen, from, to) {
 function curve(pen, points, x, y, colour) {
   pen.strokeStyle = colour;
   pen.lineWidth = 1.5;
+  pen.lineCap = "round";
   pen.beginPath();
   let before = null;
   for (const point of points) {
@@ -398,8 +409,8 @@ function curve(pen, points, x, y, colour) {
       continue;
     }
     const joined = before && point.atMs - before.atMs <= LEAST_PATIENCE_MS;
-    if (joined) pen.lineTo(x(point.atMs), y(point.ageMs));
-    else pen.moveTo(x(point.atMs), y(point.ageMs));
+    if (!joined) pen.moveTo(x(point.atMs), y(point.ageMs));
+    pen.lineTo(x(point.atMs), y(point.ageMs)); // one that stands alone is a dot, with round ends
     before = point;
   }
   pen.stroke();
@@ -603,6 +614,7 @@ setInterval(() => {
 }, 100);
 setInterval(() => {
   showAge();
+  forget();
   if (!document.hidden) drawChart();
 }, 250);
 setInterval(ping, 2000);

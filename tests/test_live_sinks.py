@@ -136,7 +136,7 @@ def test_odd_sizes_are_made_even(codec: str | None, tmp_path: Path) -> None:
 def test_another_size_begins_another_part(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     (tmp_path / "a-2.mp4").write_text("of yesterday")
     sizes = [(160, 96)] * 5 + [(192, 112)] * 6 + [(160, 96)] * 7
-    with caplog.at_level(logging.INFO), RecordingSink(tmp_path / "a.mp4") as sink:
+    with caplog.at_level(logging.INFO), RecordingSink(tmp_path / "a.mp4", force=force) as sink:
         for number, (width, height) in enumerate(sizes):
             sink.write(shown(number, number / 10, width=width, height=height))
         assert [path.name for path in sink.parts] == ["a.mp4", "a-3.mp4", "a-4.mp4"]

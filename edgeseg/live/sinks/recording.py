@@ -97,7 +97,8 @@ class RecordingSink(LiveSink):
             path: ends in .mp4, .mov, .mkv or .ts.
             rate: frames per second that are expected; it guides the encoder alone.
             codec: one of ``encoder.CODECS``; None: H.264 if this build has it, else what it has.
-            force: replace existing files; otherwise they are never touched.
+            force: replace an existing file. Further parts always take a name that is free: nobody
+                has said that what lies there may go.
             media_times: take the time stamps of the medium where it has some: for files that are
                 not played at their own pace, whose frames are captured as fast as they are shown.
             keep_free_mb: stop when less is left on the disk, in 10^6 bytes; 0: fill it up.
@@ -117,7 +118,6 @@ class RecordingSink(LiveSink):
         self.name = str(self.path)
         self._container = container
         self._rate = rate or _DEFAULT_RATE
-        self._force = force
         self._media_times = media_times
         self._keep_free_mb = keep_free_mb
         self._part_bytes = part_bytes
@@ -197,9 +197,9 @@ class RecordingSink(LiveSink):
         self.close()
         for number in itertools.count(len(self._parts) + 1):
             path = self.path.with_name(f"{self.path.stem}-{number}{self.path.suffix}")
-            if self._force or not path.exists():
+            if not path.exists():
                 break
-        self._file = GrowingFile(path, force=self._force)
+        self._file = GrowingFile(path, force=False)
         self._parts.append(path)
         why = (
             f"pictures are {size[0]}x{size[1]} after {before[0]}x{before[1]}"

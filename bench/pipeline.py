@@ -32,6 +32,7 @@ from edgeseg import model as models
 from edgeseg._files import atomic_file
 from edgeseg.model import Model
 from edgeseg.overlay import Overlay, default_colours
+from edgeseg.spec import RoiSpec
 from edgeseg.temporal import Memory
 from edgeseg.video import SinkSpec, Stage, open_sink, open_source, run_pipeline
 from edgeseg.video.stages import Picture, Segmenter, frame_stages
@@ -92,9 +93,9 @@ class SleepingEngine:
         self._sleep_s = sleep_ms / 1e3
         self._outputs = model.infer(model.preprocess(frame))
 
-    def preprocess(self, frame: Picture) -> Mapping[str, Any]:
+    def preprocess(self, frame: Picture, *, region: RoiSpec | None = None) -> Mapping[str, Any]:
         """The model's."""
-        return self._model.preprocess(frame)
+        return self._model.preprocess(frame, region=region)
 
     def infer(self, tensors: Mapping[str, Any]) -> Mapping[str, Any]:
         """Sleep, then give the kept answer."""
@@ -108,9 +109,12 @@ class SleepingEngine:
         *,
         threshold: float | None = None,
         memory: Memory | None = None,
+        region: RoiSpec | None = None,
     ) -> Any:
         """The model's."""
-        return self._model.read_out(outputs, frame_hw_px, threshold=threshold, memory=memory)
+        return self._model.read_out(
+            outputs, frame_hw_px, threshold=threshold, memory=memory, region=region
+        )
 
 
 def measure(

@@ -8,11 +8,21 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from edgeseg.region import region_in_frame
+from edgeseg.spec import RoiSpec
 from edgeseg.temporal import Memory, TemporalSmoother
 from edgeseg.video.base import Frame
 from edgeseg.video.pipeline import Stage
 
-__all__ = ["Draw", "FrameQueue", "Picture", "Segmenter", "device_stages", "frame_stages"]
+__all__ = [
+    "Draw",
+    "FrameQueue",
+    "Picture",
+    "Regions",
+    "Segmenter",
+    "device_stages",
+    "frame_stages",
+]
 
 Picture = npt.NDArray[np.uint8]
 Draw = Callable[[Frame, Any], Picture]
@@ -20,11 +30,15 @@ Draw = Callable[[Frame, Any], Picture]
 ``FrameQueue.collect``."""
 
 
+Regions = Callable[[Frame], RoiSpec | None]
+"""The region of interest of a frame, None for all of it; called once for every frame, in order."""
+
+
 class Segmenter(Protocol):
     """The stages of ``edgeseg.Model``, or of something that stands in for it."""
 
-    def preprocess(self, frame: Picture) -> Mapping[str, Any]:
-        """The engine's inputs for a frame."""
+    def preprocess(self, frame: Picture, *, region: RoiSpec | None = None) -> Mapping[str, Any]:
+        """The engine's inputs for a frame; None for the model's own region."""
 
     def infer(self, tensors: Mapping[str, Any]) -> Mapping[str, Any]:
         """The engine's outputs for its inputs."""
@@ -36,6 +50,7 @@ class Segmenter(Protocol):
         *,
         threshold: float | None = None,
         memory: Memory | None = None,
+        region: RoiSpec | None = None,
     ) -> Any:
         """The result for a frame of that height and width; it has ``mask`` and ``area_px``."""
 
@@ -57,6 +72,7 @@ def frame_stages(
     threshold: float | None = None,
     parallel: int = 1,
     smoother: TemporalSmoother | None = None,
+    regions: Regions | None = None,
 ) -> tuple[Stage, ...]:
     """Stages from a ``Frame`` to (frame, picture, whether there is foreground).
 
@@ -68,21 +84,31 @@ def frame_stages(
         threshold: for ``read_out``.
         parallel: how many frames the engine takes at once (``Engine.parallel``).
         smoother: smooths over the frames, which then need a time; None: each for itself.
+        regions: of interest, instead of the model's own; None for that.
     """
 
     def preprocess(frame: Frame) -> Any:
-        return frame, model.preprocess(frame.image)
+        # The only worker of its stage: frames come in order, as whoever follows regions needs them.
+        region = None
+        if regions is not None:
+            region = region_in_frame(regions(frame), frame.image.shape)
+        return frame, region, model.preprocess(frame.image, region=region)
 
     def infer(item: Any) -> Any:
-        frame, tensors = item
-        return frame, model.infer(tensors)
+        frame, region, tensors = item
+        return frame, region, model.infer(tensors)
 
     def read_out(item: Any) -> Any:
         # The only worker of its stage: frames come in order, as the smoother needs them.
-        frame, outputs = item
-        memory = _step(smoother, frame)
-        size = frame.image.shape[:2]
-        return frame, model.read_out(outputs, size, threshold=threshold, memory=memory)
+        frame, region, outputs = item
+        result = model.read_out(
+            outputs,
+            frame.image.shape[:2],
+            threshold=threshold,
+            memory=_step(smoother, frame, region),
+            region=region,
+        )
+        return frame, result
 
     def draw_result(item: Any) -> Any:
         frame, result = item
@@ -121,7 +147,9 @@ def device_stages(
     return (Stage("submit", submit), Stage("collect", collect))
 
 
-def _step(smoother: TemporalSmoother | None, frame: Frame) -> Memory | None:
+def _step(
+    smoother: TemporalSmoother | None, frame: Frame, region: RoiSpec | None = None
+) -> Memory | None:
     if smoother is None:
         return None
-    return smoother.step(frame.image, 1e3 * (frame.time_s or 0.0))
+    return smoother.step(frame.image, 1e3 * (frame.time_s or 0.0), region=region)

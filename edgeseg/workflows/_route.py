@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -14,17 +14,22 @@ from edgeseg.backends.base import StreamEngine
 from edgeseg.frame_path import Wanted, model_unavailable_reason, open_frame_path
 from edgeseg.model import Model, Result
 from edgeseg.overlay import Overlay
+from edgeseg.region import describe_region, region_in_frame
 from edgeseg.temporal import TemporalSmoother
 from edgeseg.video.base import Frame, Source
 from edgeseg.video.pipeline import Stage
 from edgeseg.video.stages import Draw, Picture, device_stages, frame_stages
+from edgeseg.workflows._run_region import RunRegions
 
-__all__ = ["HOST_ENGINE", "Route", "open_route"]
+__all__ = ["HOST_ENGINE", "WHOLE_FRAME", "Route", "open_route"]
 
 _log = logging.getLogger(__name__)
 
 HOST_ENGINE = "on the host, where the engine works"
 """How frames go where there is no other way."""
+
+
+WHOLE_FRAME = describe_region(None)
 
 
 @dataclass(frozen=True)
@@ -34,6 +39,8 @@ class Route:
     stages: tuple[Stage, ...]
     how: str
     """In words; for an engine of the device that is not used so, with the reason."""
+    region: Callable[[], str]
+    """Says in words which region of the frames was looked at, once the run is over."""
 
 
 @contextmanager
@@ -44,6 +51,7 @@ def open_route(
     overlay: Overlay | None,
     threshold: float | None,
     smoother: TemporalSmoother | None,
+    regions: RunRegions | None = None,
 ) -> Iterator[Route]:
     """The way for the frames of ``source``, open for as long as the context is.
 
@@ -55,10 +63,15 @@ def open_route(
         overlay: draws the masks onto the frames; None makes pictures of the masks alone.
         threshold: for one-class models, instead of the bundle's.
         smoother: smooths over the frames of a video.
+        regions: of interest, instead of the bundle's; None for that. On the GPU the first one holds
+            for all frames.
 
     Raises:
+        InputError: the first region does not fit into the frames.
         BackendError: the frame path could not be made, though nothing speaks against it.
     """
+    if regions is not None and source.size is not None:
+        region_in_frame(regions.first, source.size[::-1])
     reason = _why_host(model, source)
     if reason is not None or source.size is None:
         if isinstance(model.engine, StreamEngine):
@@ -70,20 +83,36 @@ def open_route(
             threshold=threshold,
             parallel=model.engine.parallel,
             smoother=smoother,
+            regions=regions,
         )
         on_device = isinstance(model.engine, StreamEngine)
-        yield Route(stages, f"on the host: {reason}" if on_device else HOST_ENGINE)
+        yield Route(
+            stages,
+            f"on the host: {reason}" if on_device else HOST_ENGINE,
+            (lambda: _own(model)) if regions is None else regions.describe,
+        )
         return
     width, height = source.size
+    region = None if regions is None else region_in_frame(regions.first, (height, width))
     with open_frame_path(
         model,
         (height, width),
         wanted=Wanted(overlay=overlay is not None, mask=overlay is None, statistics=True),
         overlay=overlay,
         threshold=threshold,
+        region=region,
     ) as path:
         draw = _masks(model) if overlay is None else _drawn
-        yield Route(device_stages(path, draw, smoother=smoother), path.describe())
+        yield Route(
+            device_stages(path, draw, smoother=smoother),
+            path.describe(),
+            lambda: _own(model) if regions is None else regions.describe(fixed=True),
+        )
+
+
+def _own(model: Model) -> str:
+    """The region of a run that was given none."""
+    return WHOLE_FRAME if model.roi is None else f"{describe_region(model.roi)}, as the bundle says"
 
 
 def _why_host(model: Model, source: Source) -> str | None:

@@ -18,7 +18,8 @@ from edgeseg.video.pipeline import PipelineReport, run_pipeline
 from edgeseg.video.sink import SinkSpec, check_suffix, open_sink
 from edgeseg.video.source import media_kind, open_source
 from edgeseg.workflows._opening import open_for_job
-from edgeseg.workflows._route import HOST_ENGINE, open_route
+from edgeseg.workflows._route import HOST_ENGINE, WHOLE_FRAME, open_route
+from edgeseg.workflows._run_region import Region, RunRegions
 
 __all__ = ["RunReport", "run"]
 
@@ -39,6 +40,8 @@ class RunReport:
     """Milliseconds into the video, and why, of each time that smoothing started anew."""
     frame_path: str
     """Which way the frames took, in words, and for an engine of a GPU why not the other."""
+    region: str
+    """Which region of the frames was looked at, in words."""
     pipeline: PipelineReport
 
     def __str__(self) -> str:
@@ -49,6 +52,8 @@ class RunReport:
         )
         if self.frame_path != HOST_ENGINE:
             text += f"; frames {self.frame_path}"
+        if self.region != WHOLE_FRAME:
+            text += f"; region: {self.region}"
         if not self.resets:
             return text
         times = ", ".join(f"{time_ms / 1e3:.2f} s ({why})" for time_ms, why in self.resets[:5])
@@ -66,6 +71,7 @@ def run(
     contours: bool = False,
     mask_only: bool = False,
     threshold: float | None = None,
+    roi: Region | None = None,
     settings: Settings = _AS_BUILT,
     force: bool = False,
     backend: str = "auto",
@@ -94,6 +100,11 @@ def run(
         contours: draw outlines as well.
         mask_only: write masks instead of overlays.
         threshold: for one-class models, instead of the bundle's; between 0 and 1.
+        roi: region of the frames to look at, instead of the bundle's; outside is background.
+            ``auto`` finds the picture inside black borders: a video's from its beginning, and
+            follows it where it changes (on the GPU it stays as it was found); a picture's by
+            itself; all of the frame where no border is sure (``edgeseg.region``). None for the
+            bundle's, or without one the frame.
         settings: fewer views, or another read-out, than the bundle's. Smoothing over time is for
             videos; each picture of a folder stands for itself.
         force: replace an existing output.
@@ -108,6 +119,7 @@ def run(
         OutputError: the output exists, or cannot be written.
         TruncatedVideoError: the video breaks off. What could be read has been written.
         DataError: the input cannot be read, or some pictures of a folder (the others are written).
+        InputError: the region does not fit into a frame.
         BundleError, BackendError: as ``edgeseg.open``.
     """
     source_path = Path(input)
@@ -146,6 +158,7 @@ def run(
             spec,
             overlay=overlay,
             threshold=threshold,
+            regions=None if roi is None else RunRegions(roi, source),
             force=force,
             progress=progress,
         )
@@ -159,6 +172,7 @@ def _run(
     *,
     overlay: Overlay | None,
     threshold: float | None,
+    regions: RunRegions | None,
     force: bool,
     progress: Progress,
 ) -> RunReport:
@@ -172,7 +186,14 @@ def _run(
     )
     with (
         open_sink(target, spec, force=force) as sink,
-        open_route(model, source, overlay=overlay, threshold=threshold, smoother=smoother) as route,
+        open_route(
+            model,
+            source,
+            overlay=overlay,
+            threshold=threshold,
+            smoother=smoother,
+            regions=regions,
+        ) as route,
     ):
 
         def write(item: Any) -> None:
@@ -201,6 +222,7 @@ def _run(
         variant=model.variant.name,
         resets=tuple(smoother.resets) if smoother is not None else (),
         frame_path=route.how,
+        region=route.region(),
         pipeline=report,
     )
 

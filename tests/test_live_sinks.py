@@ -133,7 +133,10 @@ def test_odd_sizes_are_made_even(codec: str | None, tmp_path: Path) -> None:
     assert played(tmp_path / "a.mp4") == ([5], [0.0], [(162, 98)])
 
 
-def test_another_size_begins_another_part(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+@pytest.mark.parametrize("force", [False, True])
+def test_another_size_begins_another_part(
+    force: bool, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     (tmp_path / "a-2.mp4").write_text("of yesterday")
     sizes = [(160, 96)] * 5 + [(192, 112)] * 6 + [(160, 96)] * 7
     with caplog.at_level(logging.INFO), RecordingSink(tmp_path / "a.mp4", force=force) as sink:

@@ -47,6 +47,7 @@ import asyncio, struct, sys, json, websockets
 async def look(url, origin):
     got = 0
     async with websockets.connect(url, origin=origin, max_size=None) as socket:
+        await socket.send(json.dumps({"type": "view", "view": "overlay"}))
         print("connected", flush=True)
         async for message in socket:
             if isinstance(message, bytes):

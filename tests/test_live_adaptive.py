@@ -202,6 +202,27 @@ def test_waiting_frames_count_as_late() -> None:
     assert subject.index == 1
 
 
+@pytest.mark.parametrize("jitter", [0.0, 0.05])
+@pytest.mark.parametrize("budget_ms", range(6, 102, 6))
+def test_waiting_behind_a_slower_engine_is_foreseen(budget_ms: int, jitter: float) -> None:
+    """A camera at 50 frames/s, a buffer of one frame in which a newer one takes its place."""
+    subject, rng = ladder(float(budget_ms)), np.random.default_rng(budget_ms)
+    now_ms, taken, totals_ms = 0.0, -1, []
+    while now_ms < 200e3:
+        newest = math.floor(now_ms / 20.0 + 1e-6)
+        if newest <= taken:
+            newest = taken + 1
+            now_ms = 20.0 * newest
+        taken = newest
+        took_ms = WARM_UP_MS[subject.index] * math.exp(rng.normal(0.0, jitter))
+        queue_ms = max(0.0, now_ms - 20.0 * newest) + 0.1
+        now_ms += took_ms
+        totals_ms.append(took_ms + queue_ms)
+        subject.observe(took_ms, now_ms / 1e3, queue_ms=queue_ms)
+    assert subject.changes <= 4
+    assert subject.index == len(RUNGS) - 1 or np.quantile(totals_ms, 0.9) <= 1.02 * budget_ms
+
+
 def test_a_pause_starts_the_evidence_anew() -> None:
     simulation = Simulation(ladder())
     simulation.run(3, lambda s: 6.0)

@@ -8,6 +8,7 @@ through; ``LadderModels`` holds the engines.
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import logging
 import math
 import statistics
@@ -120,7 +121,8 @@ class ViewLadder:
 
     Up, one rung at a time, when the rung above is expected to keep to 85 % of the budget without a
     break for some seconds. What a rung is expected to take is its time at the warm-up times the
-    present load: what the rung in use takes now (the 90 % quantile) beside its own warm-up. An
+    present load: what the rung in use takes now (the 90 % quantile) beside its own warm-up; and the
+    time that frames would wait for an engine that becomes slower than the source. An
     attempt that is taken back within a minute has failed, and doubles the time before the next one
     on that rung: 3 s at first, 10 minutes at most. One that lasts halves it again. So a load that
     sits between two rungs costs a few changes, and then one attempt every 10 minutes.
@@ -257,7 +259,8 @@ class ViewLadder:
         above = self.index - 1
         engine_ms, queue_ms = self._typical()
         load = engine_ms / self._warm_up_ms[self.index]
-        expected_ms = self._warm_up_ms[above] * load + queue_ms
+        above_ms = self._warm_up_ms[above] * load
+        expected_ms = above_ms + max(queue_ms, self._future_queue_ms(above_ms))
         # A quantile of infinite times is infinite or no number, and fits neither way.
         if not expected_ms <= _MARGIN * self.budget_ms:
             self._fits_since_s = None
@@ -268,6 +271,19 @@ class ViewLadder:
             return
         self._change(above, f"expected {expected_ms:.0f} ms, budget {self.budget_ms:.0f} ms")
         self._tried_s = now_s
+
+    def _future_queue_ms(self, engine_ms: float) -> float:
+        """How long frames would wait, if they do not now, for an engine that takes so long.
+
+        An engine that is quicker than the source waits for frames. Once it is slower than the
+        source, frames wait for it, each up to one interval of the source.
+        """
+        times_s = [sample[0] for sample in self._samples]
+        interval_ms = 1e3 * statistics.median(b - a for a, b in itertools.pairwise(times_s))
+        now_ms = statistics.median(sample[1] for sample in self._samples)
+        waits = any(sample[2] > 0.0 for sample in self._samples)
+        idle = now_ms < _MARGIN * interval_ms
+        return 0.9 * interval_ms if waits and idle and engine_ms > interval_ms else 0.0
 
     def _change(self, index: int, why: str) -> None:
         before = self.label

@@ -93,7 +93,7 @@ def pid_of(source: LiveSource) -> int:
 
 
 @gstreamer
-@pytest.mark.parametrize("width", [64, 61, 62, 63])
+@pytest.mark.parametrize("width", [64, 61, 62])
 def test_colours_of_a_pipeline_arrive_exactly(width):
     bgr = f"video/x-raw,format=BGR,width={width},height=35,framerate=24000/1001"
     text = f"gst:videotestsrc num-buffers=3 foreground-color=0xff204080 pattern=solid-color ! {bgr}"
@@ -248,6 +248,7 @@ def test_one_may_close_while_another_reads(endless):
         ("videotestsrc patern=red", DataError, 'no property "patern"'),
         ("videotestsrc !!", DataError, "syntax error"),
         ("audiotestsrc", DataError, "could not link"),
+        ("nvnosuchsrc", DataError, "come with JetPack"),
         ("filesrc location=/nowhere/clip.mp4 ! decodebin", DataError, "/nowhere/clip.mp4"),
         ("v4l2src device=/dev/video97", SourceLostError, "/dev/video97"),
         ("videotestsrc num-buffers=0", DataError, "without a word"),
@@ -327,6 +328,8 @@ def test_a_size_that_changes_has_to_be_asked_for_again(tmp_path):
             frame_of(source)
         sending.join()
         assert frames == [(48, 64, 3)] * 5
+        # The old program must not read what is meant for the next one.
+        source.close()
         sending = send(large.read_bytes())
         source.open()
         sending.join()

@@ -137,6 +137,15 @@ def test_what_it_prints_is_bounded_and_without_secrets():
         assert "secret" not in child.command and "rtsp://host/c" in child.command
 
 
+def test_children_speak_english(monkeypatch):
+    monkeypatch.setenv("LC_ALL", "de_DE.UTF-8")
+    monkeypatch.setenv("LANGUAGE", "de")
+    code = "import os; print(os.environ['LC_ALL'], os.environ['LANGUAGE'])"
+    with Child(python(code)) as child:
+        assert child.ended(20) == 0
+        assert child.said == ("C.UTF-8 C",)
+
+
 def test_signs_of_life_are_not_kept():
     code = "print('alive 1'); print('says'); print('alive 2')"
     with Child(python(code), heartbeat=re.compile("^alive")) as child:

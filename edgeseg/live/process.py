@@ -51,6 +51,9 @@ _TERMINATED_S = 2.0
 """How long a child may take to end after SIGTERM, and once more after SIGKILL."""
 _DRAINED_S = 1.0
 
+# What programs say is read by edgeseg too.
+_ENGLISH = {"LC_ALL": "C.UTF-8", "LANGUAGE": "C"}
+
 _TERMINAL_CODES = re.compile(r"\x1b\[[0-9;]*[A-Za-z]|[\x00-\x08\x0b-\x1f\x7f]")
 
 # Between fork and exec Python code can deadlock in a program with threads, so the wish to die with
@@ -176,7 +179,7 @@ class Child(Closing):
                 stderr=subprocess.STDOUT,
                 bufsize=0,
                 pass_fds=inherited,
-                env={**os.environ, **(environment or {})},
+                env={**os.environ, **_ENGLISH, **(environment or {})},
                 start_new_session=True,
             )
         )

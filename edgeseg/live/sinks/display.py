@@ -156,7 +156,7 @@ class _Ffplay(_Window):
 
     def words(self, width_px: int, height_px: int, title: str) -> list[str]:
         return [
-            *(self._path, "-hide_banner", "-loglevel", "level+info", "-stats"),
+            *(self._path, "-hide_banner", "-loglevel", "repeat+level+info", "-stats"),
             *("-fflags", "nobuffer", "-flags", "low_delay", "-framedrop", "-an"),
             *("-window_title", title),
             *raw_input_words(width_px, height_px, _FFPLAY_RATE, wall_clock=False),

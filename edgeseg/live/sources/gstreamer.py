@@ -105,7 +105,11 @@ class GstreamerSource(PipedSource):
         return read_gdp()
 
     def _complaint(self, said: tuple[str, ...]) -> str:
-        return complaint_of_gstreamer(said)
+        complaint = complaint_of_gstreamer(said)
+        missing = _NO_ELEMENT.search(complaint)
+        if missing and missing[1].startswith("nv"):
+            return f"{complaint} (NVIDIA's elements come with JetPack, on a Jetson)"
+        return complaint
 
     def _is_hopeless(self, complaint: str) -> bool:
         # Elements that were added to the user's are not the user's mistake.

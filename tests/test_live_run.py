@@ -15,7 +15,7 @@ from pathlib import Path
 import av
 import numpy as np
 import pytest
-from builders import tiny_bundle
+from builders import tiny_bundle, tiny_views, tiny_views_bundle
 from live_doubles import Numbered, numbered
 from video_files import cut, write_video
 
@@ -311,3 +311,42 @@ def test_run_live_needs_somewhere_to_show_pictures(bundle):
         run_live(bundle, "test://64x48@25")
     with pytest.raises(DataError):
         run_live(bundle, "no such file.mp4", ["out.mp4"])
+
+
+def test_the_latest_frame_of_a_source_that_waits_is_refused(bundle, clip, tmp_path, capsys):
+    words = ["run", str(bundle), str(clip), str(tmp_path / "o.mp4"), "--latest-frame", "--quiet"]
+    assert main(words) == 2
+    assert "--pace source" in one_line(capsys)
+
+
+@pytest.fixture(scope="module")
+def many_views(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny_views_bundle(
+        tmp_path_factory.mktemp("views") / "views.edgeseg",
+        tiny_views(((32, 48), (64, 48)), ("none", "h")),
+    )
+
+
+@pytest.mark.parametrize(("budget_ms", "views"), [(1e5, "4 of 4 views"), (1e-3, "1 of 4 views")])
+def test_a_budget_chooses_the_views(many_views, clip, tmp_path, budget_ms, views):
+    masks = tmp_path / "masks.jsonl"
+    report = run_live(many_views, str(clip), [f"mask://{masks}"], budget_ms=budget_ms, threads=1)
+    assert report.report.status.views == views
+    assert report.report.status.shown == 40
+    chosen = {"4 of 4 views": None, "1 of 4 views": ((32, 48),)}[views]
+    settings = edgeseg.Settings(views=chosen, flips=None if chosen is None else ())
+    with edgeseg.open(many_views, threads=1, settings=settings) as model:
+        results = list(edgeseg.stream(model, str(clip)))
+    # The last frames: by then a ladder that had to go down has gone down.
+    lines = list(read_masks(masks))
+    for line, result in list(zip(lines, results, strict=True))[-5:]:
+        np.testing.assert_array_equal(line.mask, result.mask)
+
+
+def test_an_output_is_never_the_source(bundle, clip, tmp_path, capsys):
+    copy = tmp_path / "copy.mp4"
+    copy.write_bytes(clip.read_bytes())
+    words = ["run", str(bundle), str(copy), str(copy), "--pace", "none", "--force", "--quiet"]
+    assert main(words) != 0
+    one_line(capsys)
+    assert copy.read_bytes() == clip.read_bytes()

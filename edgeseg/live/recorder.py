@@ -19,7 +19,13 @@ class Recorder:
     """At most one recording at a time, into a folder. Several threads may use it."""
 
     def __init__(
-        self, outlets: Outlets, folder: Path | None, *, rate: Fraction | None, events: Events
+        self,
+        outlets: Outlets,
+        folder: Path | None,
+        *,
+        rate: Fraction | None,
+        media_times: bool,
+        events: Events,
     ) -> None:
         """Record nothing yet.
 
@@ -27,11 +33,13 @@ class Recorder:
             outlets: gives the pictures.
             folder: where files go; None: nothing can be recorded.
             rate: frames per second, if known; it guides the encoder.
+            media_times: take the time stamps of the medium: for sources that are not live.
             events: is told of recordings.
         """
         self._outlets = outlets
         self._folder = folder
         self._rate = rate
+        self._media_times = media_times
         self._events = events
         self._lock = threading.Lock()
         self._outlet: Outlet | None = None
@@ -57,7 +65,9 @@ class Recorder:
             if self._outlet is not None:
                 # It ended by itself; its status has been seen by then.
                 self._outlets.remove(self._outlet.sink)
-            sink = new_recording(self._folder, time.time(), rate=self._rate)
+            sink = new_recording(
+                self._folder, time.time(), rate=self._rate, media_times=self._media_times
+            )
             self._outlet = self._outlets.add(sink)
             self._events("recording", file=sink.name)
             return sink.name

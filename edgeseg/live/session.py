@@ -151,6 +151,12 @@ class LiveSession(Closing):
         if max_age_ms is None and self._is_live:
             max_age_ms = LIVE_MAX_AGE_MS
         self._max_age_s = None if max_age_ms is None else max_age_ms / 1e3
+        interrupts = self._policy != "wait" or self._max_age_s is not None
+        if self.options.latest_frame and not interrupts:
+            raise UsageError(
+                "--latest-frame shows frames before their masks are there, and a source that waits "
+                "needs none of it: leave it out, or play the file at its own pace (--pace source)"
+            )
         self._ledger = Ledger()
         self._figures = Figures(clock)
         self._exchange = Exchange(self._policy, self.options.slots, self._ledger)
@@ -173,8 +179,9 @@ class LiveSession(Closing):
         self._outlets = Outlets(wait=self._policy == "wait", events=events)
         for sink in sinks:
             self._outlets.add(sink)
-        self._recorder = Recorder(self._outlets, recordings, rate=rate, events=events)
-        interrupts = self._policy != "wait" or self._max_age_s is not None
+        self._recorder = Recorder(
+            self._outlets, recordings, rate=rate, media_times=not self._is_live, events=events
+        )
         self._display = Display(
             self._exchange,
             self._capture,

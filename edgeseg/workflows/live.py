@@ -146,6 +146,7 @@ def run_live(
             media_times=not frames.is_live,
             classes=classes,
             title=f"edgeseg: {frames.name}",
+            protected=_read_by(source),
         )
         outputs = open_live_sinks(sinks, given)
         for sink in outputs:
@@ -170,6 +171,12 @@ def run_live(
         with _stopped_by_signals(ready.session) if stop_on_signals else contextlib.nullcontext():
             report = ready.session.run(on_tick)
     return LiveRunReport(report, frames.name)
+
+
+def _read_by(source: str) -> tuple[Path, ...]:
+    """Files that a source reads, which no output may replace."""
+    uri = parse_source(source)
+    return (Path(uri.target),) if uri.kind == "file" else ()
 
 
 def _paced(

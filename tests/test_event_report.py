@@ -24,6 +24,7 @@ from edgeseg.errors import DataError, OutputError
 from edgeseg.live.events import EventLog, read_events
 from edgeseg.live.status import AgeFigures, LiveStatus, SinkStatus
 from edgeseg.spec import to_json
+from edgeseg.workflows import _event_sessions
 from edgeseg.workflows._event_drawings import clock_words
 from edgeseg.workflows._event_sessions import read_sessions
 from edgeseg.workflows.event_report import EventReport, report_events
@@ -144,6 +145,7 @@ def test_the_summary_is_what_the_log_says(report: EventReport, tmp_path: Path) -
     assert one.predicted_share == pytest.approx(0.05, abs=1e-9)
     # The moved mask is no current result.
     assert (one.longest_gap_s, one.longest_gap_at_s) == (2.5, 6.0)
+    assert one.longest_unmasked_s == 2.0
     assert (one.captured, one.unaccounted) == (200, 0)
     columns, (row,) = report.table()
     assert len(columns) == len(row)
@@ -158,7 +160,7 @@ def test_the_page_says_it_all(report: EventReport) -> None:
         "ab" * 32,
         "v4l2:///dev/video0",
         "with a current result 65.0 %",
-        "longest without one 2.50 s from 0:06 on",
+        "longest without one 2.50 s from 0:06 on; without any mask, moved ones included, 2.00 s",
         "age of masks, median 56 ms p99 95 ms, longest 130 ms, limit 300 ms",
         "frames 200 all accounted for",
         "current 6.50 s 65.0 %",
@@ -521,6 +523,14 @@ def test_a_browser_draws_it(report: EventReport, tmp_path: Path) -> None:
     blue, orange = (0x8A, 0x5C, 0x0B), (0x0C, 0x41, 0xC2)  # BGR of current, and of no signal
     for colour in (blue, orange):
         assert (abs(drawn.astype(int) - colour).max(axis=2) <= 3).sum() > 5000, colour
+
+
+def test_what_is_read_are_fields_of_a_status() -> None:
+    fields = set(STATUS)
+    assert {*_event_sessions._RATES, *_event_sessions._COUNTS} <= fields
+    assert {"state", "reason", "dropped", "ages", "engine_busy", "sinks"} <= fields
+    assert {"reconnections", "max_age_ms"} <= fields
+    assert set(_event_sessions._AGES) <= {field.name for field in dataclasses.fields(AgeFigures)}
 
 
 def test_times_are_those_of_the_start(report: EventReport) -> None:

@@ -132,6 +132,24 @@ class Fault:
     last_s: float
 
 
+class Absence:
+    """The longest time without something that is not there at first."""
+
+    def __init__(self, now_s: float) -> None:
+        self.longest_s = 0.0
+        self.longest_at_s = 0.0
+        self._since_s: float | None = now_s
+
+    def step(self, now_s: float, *, absent: bool) -> None:
+        """From now on it is absent, or there."""
+        if absent:
+            self._since_s = now_s if self._since_s is None else self._since_s
+        elif self._since_s is not None:
+            if now_s - self._since_s > self.longest_s:
+                self.longest_s, self.longest_at_s = now_s - self._since_s, self._since_s
+            self._since_s = None
+
+
 class TimeLine:
     """At most 1000 columns of equal width, as wide as they must be."""
 
@@ -188,7 +206,6 @@ class SessionLog:
         self.line = TimeLine()
         self.lasted_s = 0.0
         self.state_s: dict[str, float] = {}
-        self.longest_gap_s = self.longest_gap_at_s = 0.0
         self.ended = False
         self.why = ""
         self.counts: dict[str, int] = {}
@@ -212,9 +229,10 @@ class SessionLog:
         self.notes: list[str] = []
         self._state = "starting" if first.kind == "start" else UNKNOWN
         self.begins_s = self._now_s = first.since_start_s if self.begins_late else 0.0
+        self.without_current = Absence(self.begins_s)
+        self.without_mask = Absence(self.begins_s)
         for column, part_s in self.line.over(0.0, self.begins_s):
             column.states[UNKNOWN] = part_s
-        self._gap_from_s: float | None = self._now_s
         self._held: dict[str, set[str]] = {}
         self._next_number: int | None = None
         self._declared = 0
@@ -276,7 +294,8 @@ class SessionLog:
 
     def finish(self) -> None:
         """There are no more events."""
-        self._close_gap()
+        for absence in (self.without_current, self.without_mask):
+            absence.step(self._now_s, absent=False)
         self.lasted_s = self._now_s
         self.line.end(self._now_s)
         if self.begins_late:
@@ -307,18 +326,9 @@ class SessionLog:
                     column.lanes.setdefault(lane, Lane()).held_s += part_s
 
     def _set_state(self, state: str) -> None:
-        if state != CURRENT and self._gap_from_s is None:
-            self._gap_from_s = self._now_s
-        elif state == CURRENT:
-            self._close_gap()
+        self.without_current.step(self._now_s, absent=state != CURRENT)
+        self.without_mask.step(self._now_s, absent=state not in (CURRENT, PREDICTED))
         self._state = state
-
-    def _close_gap(self) -> None:
-        if self._gap_from_s is not None:
-            length_s = self._now_s - self._gap_from_s
-            if length_s > self.longest_gap_s:
-                self.longest_gap_s, self.longest_gap_at_s = length_s, self._gap_from_s
-            self._gap_from_s = None
 
     def _check_number(self, event: Event) -> None:
         if event.number is None:

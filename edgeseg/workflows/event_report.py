@@ -54,6 +54,8 @@ class SessionSummary:
     """The longest time without a current result; a moved mask is none."""
     longest_gap_at_s: float
     """When it began, since the start."""
+    longest_unmasked_s: float
+    """The longest time without any mask, moved ones included."""
     captured: int | None
     """Frames; None if the log does not say."""
     unaccounted: int | None
@@ -142,8 +144,9 @@ def _summary(session: SessionLog) -> SessionSummary:
         lasted_s=session.lasted_s,
         current_share=session.share(CURRENT),
         predicted_share=session.share(PREDICTED),
-        longest_gap_s=session.longest_gap_s,
-        longest_gap_at_s=session.longest_gap_at_s,
+        longest_gap_s=session.without_current.longest_s,
+        longest_gap_at_s=session.without_current.longest_at_s,
+        longest_unmasked_s=session.without_mask.longest_s,
         captured=session.counts.get("captured"),
         unaccounted=session.balance,
         complete=session.ended and not (session.begins_late or session.lost or session.missing),
@@ -227,6 +230,7 @@ def _parts(session: SessionLog) -> list[tuple[str, str, str]]:
 
 
 def _glance(session: SessionLog) -> str:
+    gap = session.without_current
     boxes = [
         ("lasted", _duration(session.lasted_s), f"from {session.start_utc:%H:%M:%S} UTC"),
         (
@@ -236,9 +240,10 @@ def _glance(session: SessionLog) -> str:
         ),
         (
             "longest without one",
-            _duration(session.longest_gap_s),
-            f"from {clock_words(session.longest_gap_at_s)} on"
-            if session.longest_gap_s > 0.0
+            _duration(gap.longest_s),
+            f"from {clock_words(gap.longest_at_s)} on; without any mask, moved ones included, "
+            f"{_duration(session.without_mask.longest_s)}"
+            if gap.longest_s > 0.0
             else "there was always one",
         ),
     ]

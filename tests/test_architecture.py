@@ -44,7 +44,10 @@ HOMES = {
     "tensorrt": ("edgeseg.backends._tensorrt", PROBE),
     "cuda": ("edgeseg.gpu",),
     "triton": (TRITON_DOOR, "edgeseg.bench"),
-    "av": ("edgeseg.video", PROBE),
+    "av": ("edgeseg.video", "edgeseg.live.sources", "edgeseg.live.sinks", PROBE),
+    "starlette": ("edgeseg.web",),
+    "uvicorn": ("edgeseg.web",),
+    "websockets": ("edgeseg.web",),
     "nibabel": ("edgeseg.volume",),
     "PIL": ("edgeseg.bench",),
     "scipy": ("edgeseg.bench",),
@@ -274,7 +277,7 @@ def test_workflows_and_command_line_import_without_the_libraries_they_may_need()
         BLOCKER + "import importlib\nfor name in sys.argv[2].split(','):\n"
         "    importlib.import_module(name)\n",
         "torch,torchvision,timm,onnx,onnxscript,triton,modelopt,openvino,onnxruntime,av,rich,nncf,"
-        "matplotlib",
+        "matplotlib,starlette,uvicorn,websockets",
         ",".join(names),
     )
     assert done.returncode == 0, done.stderr
@@ -282,7 +285,7 @@ def test_workflows_and_command_line_import_without_the_libraries_they_may_need()
 
 HEAVY = (
     "torch,timm,onnx,onnxscript,triton,modelopt,openvino,onnxruntime,av,cv2,numpy,rich,scipy,PIL,"
-    "nncf,matplotlib"
+    "nncf,matplotlib,starlette,uvicorn,websockets"
 )
 
 

@@ -172,6 +172,27 @@ def test_frames_of_ffmpeg_are_those_of_the_file(tmp_path):
         assert abs(frame.media_s - float(time_s)) < 0.002
 
 
+@ffmpeg
+def test_colours_that_ffmpeg_has_to_guess_are_mentioned(tmp_path, caplog):
+    green = (0x40, 0xA0, 0x30)
+    path = tmp_path / "untagged.mkv"
+    filters = "scale=out_color_matrix=bt709,format=yuv420p"
+    command = "ffmpeg -v error -f lavfi -i color=0x30a040:size=1280x720 -frames:v 1 -c:v libx264"
+    subprocess.run([*command.split(), "-vf", filters, str(path)], check=True, timeout=60)
+    images = []
+    for more in ("", " -vf scale=in_color_matrix=bt709"):
+        caplog.clear()
+        with source_of(f"ffmpeg:-i {path}{more}") as source:
+            source.open()
+            images.append(frame_of(source).image[100, 100].astype(int))
+        warned = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+        assert bool(warned) == (not more)
+        assert all("add  -vf scale=in_color_matrix=bt709" in line for line in warned)
+    # The remedy that is named is one.
+    assert np.abs(images[0] - green).max() > 10
+    assert np.abs(images[1] - green).max() <= 4
+
+
 @either
 def test_a_live_source_is_read_killed_and_opened_again(endless):
     with source_of(endless) as source:

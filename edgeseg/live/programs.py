@@ -7,7 +7,13 @@ import re
 import subprocess
 from functools import cache
 
-__all__ = ["complaint_of_ffmpeg", "complaint_of_gstreamer", "ffmpeg_version", "has_element"]
+__all__ = [
+    "complaint_of_ffmpeg",
+    "complaint_of_gstreamer",
+    "ffmpeg_version",
+    "has_element",
+    "untagged_size",
+]
 
 _log = logging.getLogger(__name__)
 
@@ -19,6 +25,12 @@ _FFMPEG_ERROR = re.compile(r"(?:\[[^\]]* @ [^\]]*\]\s*)*\[(?:error|fatal|panic)\
 # Its reason stands in the line before.
 _FFMPEG_EMPTY = re.compile(r"Error initializing output stream \S+ --\s*|Conversion failed!?")
 _ADDRESS = re.compile(r" @ 0x[0-9a-f]+")
+
+# "[info]   Stream #0:0: Video: h264 (High), yuv420p(tv, bt709, progressive), 1280x720 [SAR ..."
+_FFMPEG_VIDEO = re.compile(
+    r"Stream #\S+: Video: .*?, (?:yuv|nv|uyvy|p0)\w+(?:\(([^)]*)\))?, (\d+)x(\d+)"
+)
+_MATRIX = re.compile(r"bt\d|smpte|fcc|ycgco|gbr")
 
 _GST_ERROR = re.compile(r"ERROR: from element (\S+): (.*)")
 _GST_MISTAKE = re.compile(r"(?:WARNING: erroneous pipeline|ERROR: pipeline could not be \w+): (.*)")
@@ -41,6 +53,15 @@ def complaint_of_ffmpeg(said: tuple[str, ...]) -> str:
             if text not in found and not _FFMPEG_EMPTY.fullmatch(text):
                 found.append(text)
     return "; ".join(found[-2:])
+
+
+def untagged_size(said: tuple[str, ...]) -> tuple[int, int] | None:
+    """Size of ffmpeg's first input, if that is YCbCr video that does not state its matrix."""
+    for line in said:
+        if video := _FFMPEG_VIDEO.search(line):
+            tagged = video[1] is not None and _MATRIX.search(video[1])
+            return None if tagged else (int(video[2]), int(video[3]))
+    return None
 
 
 def complaint_of_gstreamer(said: tuple[str, ...]) -> str:

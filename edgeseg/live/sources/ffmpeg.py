@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 
 from edgeseg.errors import UsageError
 from edgeseg.live.process import Producer, find_program
-from edgeseg.live.programs import complaint_of_ffmpeg, ffmpeg_version
+from edgeseg.live.programs import complaint_of_ffmpeg, ffmpeg_version, untagged_size
 from edgeseg.live.sources.framing import Reader, read_nut
 from edgeseg.live.sources.piped import PipedSource
+from edgeseg.video.colour import is_high_definition
 
 if TYPE_CHECKING:
     from edgeseg.live.sources import SourceOptions
@@ -23,6 +24,8 @@ __all__ = ["FfmpegSource"]
 _log = logging.getLogger(__name__)
 
 _STOPPING = frozenset({"-t", "-to", "-frames:v", "-vframes", "-frames"})
+_MATRIX_OPTION = "scale=in_color_matrix"
+
 _PACED = frozenset({"-re", "-readrate"})
 _ENDLESS = frozenset({"-loop", "-stream_loop"})
 _LAVFI_LENGTH = re.compile(r"[=:](?:d|duration)=")
@@ -39,8 +42,8 @@ _PASSING = re.compile(
 class FfmpegSource(PipedSource):
     """Runs ``ffmpeg ARGUMENTS`` and takes the first video stream of what it makes.
 
-    ffmpeg converts to BGR. It takes BT.601 for every video that does not state its matrix; for
-    untagged recordings in high definition put ``-colorspace bt709`` before ``-i``.
+    ffmpeg converts to BGR. It takes BT.601 for every video that does not state its matrix, where
+    everything else in edgeseg takes BT.709 in high definition: a warning says so, and what to add.
 
     Where the size of the frames changes midway the source is lost, and opened again it has the new
     one. ``is_finite`` is read off the arguments: all inputs are files, or a length is given.
@@ -61,6 +64,7 @@ class FfmpegSource(PipedSource):
             UsageError: a quote that is not closed, or no input.
         """
         super().__init__(name=name, timeout_s=options.timeout_s)
+        self._text = arguments
         try:
             self._words = shlex.split(arguments)
         except ValueError as error:
@@ -84,12 +88,24 @@ class FfmpegSource(PipedSource):
         unscaled = ["-autoscale", "0"] if _knows_autoscale(ffmpeg) else []
         return Producer(
             lambda sending: [
-                *(ffmpeg, "-hide_banner", "-nostdin", "-nostats", "-loglevel", "level+error"),
+                *(ffmpeg, "-hide_banner", "-nostdin", "-nostats", "-loglevel", "level+info"),
                 *(*self._words, "-an", "-sn", "-dn", *unscaled),
                 *("-c:v", "rawvideo", "-pix_fmt", "bgr24", "-sws_flags", "bilinear+accurate_rnd"),
                 *("-flush_packets", "1", "-f", "nut", f"pipe:{sending}"),
             ]
         )
+
+    def open(self) -> None:
+        """Start ffmpeg and wait for its first frame; see ``LiveSource``."""
+        super().open()
+        size = untagged_size(self._child.said) if self._child is not None else None
+        if size is not None and is_high_definition(*size) and _MATRIX_OPTION not in self._text:
+            _log.warning(
+                "%s: its video does not state its matrix, so that ffmpeg takes BT.601 and shows "
+                "greens wrongly if it is BT.709: add  -vf %s=bt709  (or bt601 if it is that)",
+                self.name,
+                _MATRIX_OPTION,
+            )
 
     def _read(self) -> Reader:
         return read_nut()

@@ -60,6 +60,15 @@ def page(board):
 
 
 @pytest.fixture
+def strict():
+    """A page with a limit of age that is waited for."""
+    board = StandInBoard()
+    board.changes = {"max_age_ms": 2000.0}
+    with LivePage("0", board, token=None) as page:
+        yield page
+
+
+@pytest.fixture
 def look(browser, session):
     """The shared page in the browser, with a picture on it, and the session behind it as new."""
     board, page, feed = session
@@ -191,6 +200,15 @@ def test_a_refused_control_is_said(browser, behind):
     assert behind.controls.threshold == 0.5
 
 
+def test_a_model_of_several_classes_has_no_threshold_to_move(browser, behind):
+    slider = element(browser, "threshold")
+    until(browser, slider.is_enabled, "a threshold")
+    behind.changes = {**behind.changes, "threshold": None}
+    until(browser, lambda: not slider.is_enabled(), "no threshold")
+    assert element(browser, "threshold-value").text == "none"
+    assert element(browser, "opacity").is_enabled()
+
+
 def test_views(browser, look):
     def colours(background, square):
         at, aside = browser.execute_script(
@@ -245,34 +263,31 @@ def test_a_reload_recovers(browser, look, session):
     until(browser, lambda: session[1].viewers == 1, "the old socket is gone")
 
 
-def test_a_picture_that_stays_is_covered_and_a_new_one_uncovers(browser, page, board):
-    board.changes = {"max_age_ms": 2000.0}
-    page.sink.write(shown(0))
-    browser.get(page.url)
+def test_a_picture_that_stays_is_covered_and_a_new_one_uncovers(browser, strict):
+    strict.sink.write(shown(0))
+    browser.get(strict.url)
     covered(browser, "no new picture for")
-    with feeding(page.sink, per_s=15.0):
+    with feeding(strict.sink, per_s=15.0):
         uncovered(browser)
         assert element(browser, "state").text == "Current"
     covered(browser, "no new picture for")
 
 
-def test_a_mask_that_is_too_old_here_is_covered(browser, page, board):
-    board.changes = {"max_age_ms": 2000.0}
-    with feeding(page.sink, per_s=15.0) as feed:
+def test_a_mask_that_is_too_old_here_is_covered(browser, strict):
+    with feeding(strict.sink, per_s=15.0) as feed:
         feed.age_ms = 2001.0
-        browser.get(page.url)
+        browser.get(strict.url)
         covered(browser, "old here, the limit is 2000 ms")
         feed.age_ms = 40.0
         uncovered(browser)
 
 
-def test_a_picture_with_its_sign_is_shown_at_once(browser, page, board):
-    board.changes = {"max_age_ms": 2000.0}
-    page.sink.write(shown(0, age_ms=2001.0))
-    browser.get(page.url)
+def test_a_picture_with_its_sign_is_shown_at_once(browser, strict):
+    strict.sink.write(shown(0, age_ms=2001.0))
+    browser.get(strict.url)
     covered(browser, "NO CURRENT RESULT")
     # One is enough where three good ones with masks would be needed.
-    page.sink.write(shown(1, reason="engine stalled"))
+    strict.sink.write(shown(1, reason="engine stalled"))
     state = element(browser, "state")
     until(browser, lambda: state.text == "No current result: engine stalled", "the sign")
     assert drawn(browser)[0] == 1
@@ -284,7 +299,9 @@ def test_the_sign_is_shown_as_it_comes(browser, look):
     until(browser, lambda: state.text == "No current result: no signal", "the state")
     assert not is_covered(browser)
     assert element(browser, "age").text == NOTHING
-    look.reason = None
+    look.reason, look.predicted = None, True
+    until(browser, lambda: state.text == "Predicted", "the state of moved masks")
+    look.predicted = False
     until(browser, lambda: state.text == "Current", "the state")
 
 
@@ -333,9 +350,8 @@ class Line:
         self._listening.close()
 
 
-def test_a_line_that_falls_silent_covers_and_comes_back(browser, page, board):
-    board.changes = {"max_age_ms": 2000.0}
-    with contextlib.closing(Line(page.port)) as line, feeding(page.sink, per_s=15.0):
+def test_a_line_that_falls_silent_covers_and_comes_back(browser, strict):
+    with contextlib.closing(Line(strict.port)) as line, feeding(strict.sink, per_s=15.0):
         browser.get(f"http://127.0.0.1:{line.port}/")
         uncovered(browser)
         listen(browser)

@@ -117,6 +117,7 @@ def shown(
     number: int,
     *,
     reason: Reason | None = None,
+    predicted: bool = False,
     age_ms: float = AGE_MS,
     size_px: tuple[int, int] = (WIDTH_PX, HEIGHT_PX),
 ) -> Shown:
@@ -142,10 +143,10 @@ def shown(
         frame=LiveFrame(number + 100, image, now_s - age_ms / 1e3),
         picture=picture,
         mask=None if reason else mask,
-        state="none" if reason else "current",
+        state="none" if reason else "predicted" if predicted else "current",
         reason=reason,
         detail="for 1.4 s" if reason else "",
-        mask_index=None if reason else number + 100,
+        mask_index=None if reason else number + 100 - predicted,
         age_ms=None if reason else age_ms,
         frame_age_ms=age_ms,
         shown_s=now_s,
@@ -157,6 +158,7 @@ class Feed:
 
     def __init__(self, sink: Any, *, per_s: float = 20.0) -> None:
         self.reason: Reason | None = None
+        self.predicted = False
         self.age_ms = AGE_MS
         self.number = 0
         self.slowest_s = 0.0
@@ -168,7 +170,9 @@ class Feed:
 
     def _run(self) -> None:
         while not self._stop.wait(self._pause_s):
-            picture = shown(self.number, reason=self.reason, age_ms=self.age_ms)
+            picture = shown(
+                self.number, reason=self.reason, predicted=self.predicted, age_ms=self.age_ms
+            )
             before_s = time.monotonic()
             with contextlib.suppress(OutputError):  # while a test restarts the page
                 self._sink.write(picture)

@@ -6,6 +6,7 @@ const PATIENCE_WITHOUT_LIMIT_MS = 2000;
 const SILENCE_MS = 3000;
 const CHART_MS = 60000;
 const GOOD_ONES_TO_UNCOVER = 3;
+const JUMPED = "the clock of this machine jumped";
 
 const $ = (id) => document.getElementById(id);
 const page = {
@@ -37,6 +38,8 @@ const clock = {
   note(sentMs, serverMs) {
     this.answers.push({ offsetMs: serverMs - sentMs, tripMs: performance.now() - sentMs });
     this.answers = this.answers.slice(-8);
+    // What drifts slowly is no jump.
+    if (!this.jumped) this.wallMs = Date.now() - performance.now();
   },
   // After a sleep the two clocks of this machine have drifted apart, and nothing is known any more.
   get jumped() {
@@ -71,6 +74,7 @@ function seconds(ms) {
 // Why the picture on the page may not be shown; "" if it may.
 function fault() {
   if (page.lost) return page.lost;
+  if (clock.jumped) return JUMPED;
   if (!clock.known || !page.status) return page.trouble || "connecting";
   if (!page.picture) return "waiting for a picture";
   const now = clock.nowMs();
@@ -608,7 +612,7 @@ document.addEventListener("visibilitychange", () => {
 });
 
 setInterval(() => {
-  if (page.socket && clock.jumped) drop("the clock of this machine jumped", true);
+  if (page.socket && clock.jumped) drop(JUMPED, true);
   else if (page.socket && performance.now() - page.heardMs > SILENCE_MS) drop("connection lost", true);
   judge();
 }, 100);

@@ -46,7 +46,7 @@ from edgeseg.live.sources.clock import StreamClock
 from edgeseg.live.sources.device import DeviceSource, descriptor_of, driver_time
 from edgeseg.live.sources.fetcher import Fetcher
 from edgeseg.live.sources.gate import DamageGate
-from edgeseg.live.sources.h264_gaps import H264Gaps
+from edgeseg.live.sources.h264_gaps import H264Gaps, between_start_codes
 from edgeseg.live.sources.standard_input import RawSource
 from edgeseg.live.sources.stream import StreamSource
 
@@ -92,6 +92,11 @@ def play(text: str, options: SourceOptions) -> tuple[list[Captured], EdgesegErro
         source.open()
         frames, error = read_all(source)
     return frames, error, source
+
+
+def decode_all_untimed(path: Path) -> list[np.ndarray]:
+    with av.open(str(path)) as container:
+        return [f.to_ndarray(format="bgr24") for f in container.decode(video=0)]
 
 
 def check_clean(frames: list[Captured], expected: list[np.ndarray]) -> None:
@@ -746,10 +751,10 @@ def test_a_camera_that_stops_sending() -> None:
 def test_what_a_driver_emptied_is_a_fault_and_no_end() -> None:
     source = DeviceSource(Path("/dev/video0"), SourceOptions(), name="camera")
     empty = av.Packet(0)
-    empty.pts = 5
+    empty.pts, empty.time_base = 50, Fraction(1, 100)
     assert source._next_packet(iter([empty])) is empty
     gate = DamageGate()
-    assert source._decode(None, empty, 0.5, gate) == []
+    assert source._decode(None, empty, gate) == []
     assert source.faults == 1
     assert not gate.passes(damaged=False, key=False, stamp_s=0.54)
     assert gate.passes(damaged=False, key=True, stamp_s=0.58)
@@ -838,6 +843,35 @@ def test_a_stream_loses_packets(
         assert not numbers & set(range(20, 30))
         assert source.faults >= 9
     assert numbers & set(range(45, 60))
+
+
+@pytest.mark.parametrize("slices", [1, 2, 4])
+def test_key_frames_that_are_torn_apart(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, slices: int
+) -> None:
+    """Parameter sets before every slice of a key frame, as GStreamer's servers send them."""
+    parameters = f"slices={slices}:keyint=12:bframes=0:scenecut=0:repeat-headers=1:aud=1"
+    options = {"preset": "ultrafast", "x264-params": parameters}
+    whole = write_video(tmp_path / "whole.h264", frames=60, codec_options=options)
+    expected = decode_all_untimed(whole)
+    sets = b""
+    pieces = []
+    for unit in between_start_codes(whole.read_bytes()):
+        kind = unit[0] & 31
+        if kind == 7:
+            sets = b""
+        if kind in (7, 8):
+            sets += b"\0\0\0\1" + unit
+        elif kind == 5 and not unit[1] & 0x80:
+            pieces.append(sets)
+        pieces.append(b"\0\0\0\1" + unit)
+    torn = tmp_path / "torn.h264"
+    torn.write_bytes(b"".join(pieces))
+    frames, error, source = read_recorded(torn, monkeypatch)
+    assert isinstance(error, SourceLostError)
+    assert source.faults == 0
+    assert len(frames) + source.skipped >= 59
+    check_clean(frames, expected)
 
 
 @pytest.mark.parametrize(
@@ -1004,6 +1038,19 @@ def test_an_rtsp_stream(server: Server, transport: Any) -> None:
         high = [[255] * 3, [0, 255, 255], [255, 255, 0], [0, 255, 0], [255, 0, 255]]
         wanted = np.array([*high, [0, 0, 255], [255, 0, 0]])
         assert np.abs(np.where(wanted > 0, 191, 0) - bars).max() < 80
+
+
+@pytest.mark.parametrize("codec", ["h264", "h265"])
+def test_frames_are_whole(codec: str) -> None:
+    """The picture changes between black and white, and never is half and half."""
+    arguments = ("--pattern", "blink", "--keyint", "5", "--fps", "20", "--codec", codec)
+    with serve(*arguments) as server, open_live_source(server.url, PATIENT) as source:
+        source.open()
+        frames = [next_frame(source).image for _ in range(25)]
+    means = [frame.mean() for frame in frames]
+    assert max(means) - min(means) > 150
+    for frame, mean in zip(frames, means, strict=True):
+        assert np.abs(frame - mean).mean() < 8
 
 
 def test_only_the_newest_frame_waits(server: Server) -> None:

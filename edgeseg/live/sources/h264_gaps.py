@@ -11,12 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-__all__ = ["H264Gaps"]
+__all__ = ["CONFIGURATION_RECORD", "H264Gaps", "between_start_codes"]
 
 _SLICE, _IDR_SLICE, _SPS, _PPS = 1, 5, 7, 8
 _PROFILES_WITH_CHROMA = frozenset({44, 83, 86, 100, 110, 118, 122, 128, 134, 135, 138, 139, 244})
 _SLICE_HEADER_BYTES = 32
-_AVCC = 1
+CONFIGURATION_RECORD = 1
 """First byte of a configuration record; other extradata begin with a start code."""
 
 
@@ -42,12 +42,12 @@ class H264Gaps:
         self._last: int | None = None
         if not extradata:
             return
-        if extradata[0] == _AVCC and len(extradata) > 6:
+        if extradata[0] == CONFIGURATION_RECORD and len(extradata) > 6:
             self._length_bytes = (extradata[4] & 3) + 1
             for unit in _configured(extradata):
                 self._note(unit)
         else:
-            for unit in _between_start_codes(extradata):
+            for unit in between_start_codes(extradata):
                 self._note(unit)
 
     def missing(self, packet: bytes) -> bool:
@@ -65,7 +65,7 @@ class H264Gaps:
         units = (
             _with_lengths(packet, self._length_bytes)
             if self._length_bytes
-            else _between_start_codes(packet)
+            else between_start_codes(packet)
         )
         for unit in units:
             kind = unit[0] & 31
@@ -177,7 +177,7 @@ class _Bits:
         return (code + 1) // 2 if code % 2 else -(code // 2)
 
 
-def _between_start_codes(data: bytes) -> Iterator[bytes]:
+def between_start_codes(data: bytes) -> Iterator[bytes]:
     """The units of a stream of bytes (annex B)."""
     start = data.find(b"\0\0\1")
     while start >= 0:

@@ -7,6 +7,7 @@ import contextlib
 import errno
 import logging
 import time
+from collections.abc import Iterator
 from fractions import Fraction
 from typing import Any
 
@@ -19,6 +20,7 @@ from edgeseg.live.base import Captured, LiveSource
 from edgeseg.live.sources.fetcher import Fetcher
 from edgeseg.live.sources.gate import DamageGate
 from edgeseg.live.sources.h264_gaps import H264Gaps
+from edgeseg.live.sources.joiner import FrameJoiner
 from edgeseg.video.colour import BgrConverter
 
 __all__ = ["StreamSource", "because"]
@@ -153,6 +155,7 @@ class StreamSource(LiveSource):
         gate = DamageGate()
         context = stream.codec_context
         gaps = H264Gaps(context.extradata) if context.name == "h264" else None
+        joiner = FrameJoiner(context.name, context.extradata)
         convert = BgrConverter()
         first_stamp_s: float | None = None
         queue_ends_s: float | None = time.monotonic() + _LONGEST_QUEUE_S
@@ -176,17 +179,19 @@ class StreamSource(LiveSource):
                 queue_ends_s = None if waited or now_s > queue_ends_s else queue_ends_s
             was_stamped = packet_s is not None
             self._note_packet(packet_s, now_s)
-            if gaps is not None and gaps.missing(bytes(packet)):
+            data = bytes(packet)
+            whole, torn = joiner.push(packet, data)
+            if torn or (gaps is not None and gaps.missing(data)):
                 self.faults += 1
                 gate.damage(packet_s)
                 # Said aloud once a connection: a server that drops frames does it often.
                 _log.log(
                     logging.INFO if is_told else logging.WARNING,
-                    "%s: a frame is missing that others need; nothing is shown up to the next key "
-                    "frame", self.name,
+                    "%s: %s is missing that others need; nothing is shown up to the next key "
+                    "frame", self.name, "a part of a frame" if torn else "a frame",
                 )  # fmt: skip
                 is_told = True
-            for raw in self._decode(stream, packet, packet_s, gate):
+            for raw in self._decode_all(stream, whole, gate):
                 stamp_s = _seconds(raw.pts, raw.time_base)
                 if not gate.passes(damaged=raw.is_corrupt, key=raw.key_frame, stamp_s=stamp_s):
                     self.faults += 1
@@ -214,9 +219,12 @@ class StreamSource(LiveSource):
                     f"{self._timeout_s:g} s (key frames more often, or a longer timeout, may help)"
                 )
 
-    def _decode(
-        self, stream: Any, packet: Any, packet_s: float | None, gate: DamageGate
-    ) -> list[Any]:
+    def _decode_all(self, stream: Any, packets: list[Any], gate: DamageGate) -> Iterator[Any]:
+        for packet in packets:
+            yield from self._decode(stream, packet, gate)
+
+    def _decode(self, stream: Any, packet: Any, gate: DamageGate) -> list[Any]:
+        packet_s = _seconds(packet.pts, packet.time_base)
         # A camera's driver empties what came damaged; a decoder would take that for the end.
         if packet.is_corrupt or packet.size == 0:
             self.faults += 1

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import argparse
 import sys
-import time
 
 import gi
 
@@ -24,7 +23,6 @@ ENCODERS = {
     "h265": "x265enc tune=zerolatency speed-preset=ultrafast key-int-max={keyint} bitrate=800"
     " ! h265parse ! rtph265pay name=pay0 pt=96 config-interval=-1",
     "mjpeg": "jpegenc ! rtpjpegpay name=pay0 pt=26",
-    "theora": "theoraenc ! rtptheorapay name=pay0 pt=96",
 }
 
 
@@ -38,7 +36,6 @@ def main() -> None:
     parser.add_argument("--pattern", default="smpte")
     parser.add_argument("--frames", default="-1", help="how many; all if negative")
     parser.add_argument("--login", help="USER:PASSWORD that is asked for")
-    parser.add_argument("--say-frames", action="store_true", help="print when frames are encoded")
     given = parser.parse_args()
 
     Gst.init(None)
@@ -47,8 +44,6 @@ def main() -> None:
     source = f"videotestsrc is-live=true pattern={given.pattern} num-buffers={given.frames}"
     caps = f"video/x-raw,format=I420,width={width},height={height},framerate={rate}"
     encoder = ENCODERS[given.codec].format(keyint=given.keyint)
-    if given.say_frames:
-        encoder = f"identity name=before signal-handoffs=true ! {encoder}"
 
     server = GstRtspServer.RTSPServer()
     server.set_address("127.0.0.1")
@@ -67,20 +62,11 @@ def main() -> None:
         permissions.add_permission_for_role("viewer", "media.factory.access", True)
         permissions.add_permission_for_role("viewer", "media.factory.construct", True)
         factory.set_permissions(permissions)
-    if given.say_frames:
-        factory.connect("media-configure", _say_frames)
     server.get_mount_points().add_factory("/live", factory)
     if server.attach(None) == 0:
         sys.exit(f"port {given.port} is taken")
     print(f"ready rtsp://127.0.0.1:{server.get_bound_port()}/live", flush=True)  # noqa: T201
     GLib.MainLoop().run()
-
-
-def _say_frames(_factory: object, media: GstRtspServer.RTSPMedia) -> None:
-    def say(_element: object, frame: Gst.Buffer) -> None:
-        print(f"frame {frame.pts / 1e9:.6f} {time.monotonic():.6f}", flush=True)  # noqa: T201
-
-    media.get_element().get_by_name("before").connect("handoff", say)
 
 
 if __name__ == "__main__":

@@ -47,6 +47,7 @@ from edgeseg.live.sources.device import DeviceSource, descriptor_of, driver_time
 from edgeseg.live.sources.fetcher import Fetcher
 from edgeseg.live.sources.gate import DamageGate
 from edgeseg.live.sources.h264_gaps import H264Gaps, between_start_codes
+from edgeseg.live.sources.rtsp import RtspSource
 from edgeseg.live.sources.standard_input import RawSource
 from edgeseg.live.sources.stream import StreamSource
 
@@ -609,6 +610,19 @@ def test_frames_without_stamps_are_dated_by_their_arrival() -> None:
     clock.arrived(None, 5.0)
     assert clock.captured_s(None, 5.0) == 5.0
     assert clock.captured_s(1.0, 5.0) == 5.0
+
+
+def test_a_stream_that_falls_ever_farther_behind_is_lost() -> None:
+    source = RtspSource("rtsp://h/x", SourceOptions(timeout_s=1.0), name="rtsp://h/x")
+    source._start_clock("mjpeg")
+    for i in range(100):
+        now_s = 50.0 + i / 25 * 1.2
+        source._note_packet(i / 25, now_s)
+        age_s = now_s - source._captured_s(i / 25, now_s)
+        assert age_s == pytest.approx(0.2 * i / 25, abs=0.02)
+    source._note_packet(10.0, 65.0)
+    with pytest.raises(SourceLostError, match="late by the stream's own clock"):
+        source._captured_s(10.0, 65.0)
 
 
 # Cameras

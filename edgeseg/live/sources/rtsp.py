@@ -90,7 +90,7 @@ class RtspSource(StreamSource):
             raise SourceLostError(
                 f"{self.name}: frames come {now_s - captured_s:.0f} s late by the stream's own "
                 "clock: the network or the server does not keep up (try a smaller stream), or its "
-                "time stamps are wrong (try 'ffmpeg:-i rtsp://...', which goes by arrival)"
+                "time stamps are wrong ('gst:rtspsrc location=... ! decodebin' goes by arrival)"
             )
         return captured_s
 

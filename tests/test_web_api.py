@@ -132,6 +132,8 @@ def test_controls_are_read_and_changed(ask, board):
         ("", 400, "the body is no JSON"),
         (b"\xff\xfe\xff", 400, "the body is no JSON"),
         ("[" * 4000, 400, "the body is no JSON"),
+        ('{"opacity": 1' + "0" * 4000 + "}", 422, "opacity must be at most 1"),
+        ('{"\\ud800": 1}', 422, "which is none of opacity, threshold"),
         (" " * 5000, 413, "larger than 4096 bytes"),
     ],
 )

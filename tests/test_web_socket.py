@@ -297,6 +297,9 @@ def test_viewers_that_stop_to_take_part_are_closed(page, monkeypatch):
         ('{"type": "ack", "number": 1.5}', "number must be integer"),
         ('{"type": "ping", "sent_ms": NaN}', "sent_ms must be number"),
         ('{"type": "ping", "sent_ms": 1, "more": 1}', "ping holds 'more'"),
+        ('{"type": "ack", "number": 1, "' + "\U0001f600" * 40 + '": 1}', "ack holds"),
+        ('{"type": "ack", "number": 1, "\\ud800": 1}', "ack holds"),
+        ('{"type": "view", "view": 1' + "0" * 900 + "}", "view must be one of"),
         ("x" * 1100, ""),
     ],
 )

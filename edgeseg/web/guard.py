@@ -96,7 +96,7 @@ class Guard:
             return
         if answer.error:
             # The path without its query, which may hold a token.
-            _LOG.debug("%s refused: %s", scope["path"][:100], answer.error)
+            _LOG.debug("%r refused: %s", scope["path"][:100], answer.error)
         await _send(answer, websocket=scope["type"] == "websocket", send=_with_headers(send))
 
     def _judge(self, scope: Scope) -> _Answer | None:

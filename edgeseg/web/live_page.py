@@ -131,18 +131,22 @@ class LivePage(Closing):
             views, self._publish, quality=quality, max_width_px=max_width_px
         )
         self._viewers.attach(self._encoder)
-        parts = Parts(session, self._viewers, self._encoder, views, self._ages, __version__)
-        guard = Guard(
-            application(parts),
-            names=Names(where, names),
-            key=key,
-            port=self.port,
-            rates=Rates(_REQUESTS_PER_S, _REQUESTS_AT_ONCE),
-        )
         try:
+            app = application(
+                Parts(session, self._viewers, self._encoder, views, self._ages, __version__)
+            )
+            guard = Guard(
+                app,
+                names=Names(where, names),
+                key=key,
+                port=self.port,
+                rates=Rates(_REQUESTS_PER_S, _REQUESTS_AT_ONCE),
+            )
             self._server = ServerThread(guard, sockets)
         except BaseException:
             self._encoder.close()
+            for one in sockets:
+                one.close()
             raise
         _LOG.info(
             "the live page is at %s, %s", self.url, "with its token" if key else "without a token"

@@ -15,7 +15,9 @@ _TYPES: dict[str, Callable[[Any], bool]] = {
     "boolean": lambda value: isinstance(value, bool),
     "integer": lambda value: isinstance(value, int) and not isinstance(value, bool),
     "number": lambda value: (
-        isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+        math.isfinite(value)
+        if isinstance(value, float)
+        else isinstance(value, int) and not isinstance(value, bool)
     ),
     "string": lambda value: isinstance(value, str),
     "array": lambda value: isinstance(value, list),

@@ -36,6 +36,8 @@ _PATIENCE_S = 10.0
 """For an acknowledgement, and for a message to leave."""
 _MESSAGES_PER_S = 200.0
 _MOST_PONGS = 4
+_MOST_REASON_BYTES = 123
+"""RFC 6455, 5.5: a closing frame holds 125 bytes, two of which are its code."""
 _REFUSED, _BUSY = 1008, 1013
 
 _NUMBER: Schema = {"type": "number"}
@@ -199,8 +201,9 @@ class Viewers:
     @staticmethod
     async def _refuse(socket: WebSocket, reason: str) -> None:
         _LOG.debug("a viewer's socket is closed: %s", reason)
+        short = reason.encode("utf-8", "replace")[:_MOST_REASON_BYTES].decode("utf-8", "ignore")
         with contextlib.suppress(RuntimeError, OSError, WebSocketDisconnect, asyncio.TimeoutError):
-            await asyncio.wait_for(socket.close(_REFUSED, reason[:120]), 1.0)
+            await asyncio.wait_for(socket.close(_REFUSED, short), 1.0)
 
     async def _read_all(self, viewer: _Viewer) -> None:
         bucket = Bucket(_MESSAGES_PER_S, _MESSAGES_PER_S)

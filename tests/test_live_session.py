@@ -107,6 +107,14 @@ def test_every_frame_of_a_source_that_waits_is_shown_in_order_with_its_own_mask(
     assert engine.closed and source.closed >= 1
 
 
+def test_every_frame_of_a_source_that_waits_is_shown_when_their_size_changes_too():
+    frames = [numbered(i, *((48, 64) if i % 10 < 5 else (96, 80))) for i in range(40)]
+    sink = Collector()
+    end_well(session_of(Numbered(frames), Thinking(0.01), [sink]), sink, None)
+    assert [number_of(one.frame.image) for one in sink.shown] == list(range(40))
+    assert all(one.state == "current" for one in sink.shown)
+
+
 def test_a_recording_has_no_limit_of_age_unless_one_is_given():
     frames = [numbered(i) for i in range(3)]
     sink = Collector()

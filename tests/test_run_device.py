@@ -16,6 +16,7 @@ pytest.importorskip("cuda.bindings.runtime", reason="cuda-bindings is not instal
 from builders import tiny_bundle
 from cuda_double import FakeRuntime, fake_kernels
 from engine_double import StreamDouble
+from live_doubles import Numbered
 from video_files import cut, decode_all, numbered_frame, write_video
 
 import edgeseg
@@ -25,12 +26,15 @@ from edgeseg.frame_path import open_frame_path
 from edgeseg.gpu import Gpu
 from edgeseg.kernels import cuda
 from edgeseg.kernels._cuda_library import CudaLibrary
+from edgeseg.live import computation
 from edgeseg.model import Model
 from edgeseg.overlay import Overlay, default_colours
 from edgeseg.settings import Settings
+from edgeseg.spec import RoiSpec
 from edgeseg.temporal import TemporalSmoother
 from edgeseg.video import open_source
 from edgeseg.workflows import _bench_measure, _route
+from edgeseg.workflows._live_session import Look
 from edgeseg.workflows.benchmark import benchmark
 
 OpenDevice = Callable[..., FakeRuntime]
@@ -66,7 +70,7 @@ def on_device(monkeypatch: pytest.MonkeyPatch, host: CudaLibrary) -> OpenDevice:
 
         monkeypatch.setattr(models, "open", open_model)
         monkeypatch.setattr(cuda, "unavailable_reason", lambda: None)
-        for module in (_route, _bench_measure):
+        for module in (_route, _bench_measure, computation):
             monkeypatch.setattr(
                 module,
                 "open_frame_path",
@@ -243,3 +247,47 @@ def test_a_benchmark_tells_what_the_frame_path_reaches(
     assert [*report.frame_path.steps_ms] == [s for s in steps if s != "fuse" or time_constant_ms]
     assert report.result.frame_path == report.frame_path.record()
     runtime.assert_clean()
+
+
+@pytest.mark.parametrize("roi", [None, "16,8,96,64"])
+def test_a_live_session_over_the_device_shows_the_models_masks(
+    roi: str | None, bundle: Path, threshold: float, on_device: OpenDevice
+) -> None:
+    """Frames of two sizes: the frame path is opened anew between them."""
+    frames = [numbered_frame(i, 160, 96) for i in range(4)]
+    frames += [numbered_frame(i, 128, 80) for i in range(4)]
+    region = None if roi is None else RoiSpec(*map(int, roi.split(",")))
+    with edgeseg.open(bundle) as model:
+        expected = [model(one, threshold=threshold, region=region).mask for one in frames]
+    runtime = on_device(FakeRuntime(1))
+    look = Look(threshold=threshold, roi=roi)
+    results = list(edgeseg.stream(bundle, Numbered(frames), look=look))
+    assert [one.state for one in results] == ["current"] * 8
+    for one, wanted in zip(results, expected, strict=True):
+        assert one.mask is not None and one.mask.shape == wanted.shape
+        assert (one.mask == wanted).mean() >= 0.999
+    runtime.check()
+    assert not runtime.live()
+
+
+def test_a_live_session_over_the_device_smooths_over_time(
+    bundle: Path, threshold: float, on_device: OpenDevice
+) -> None:
+    frames = [numbered_frame(i, 160, 96) for i in range(6)]
+    settings = Settings(time_constant_ms=1e6)  # the time between two frames does not matter
+    smoother = TemporalSmoother(1e6)
+    expected = []
+    with edgeseg.open(bundle, settings=settings) as model:
+        for number, one in enumerate(frames):
+            memory = smoother.step(one, 10.0 * number)
+            outputs = model.infer(model.preprocess(one))
+            read = model.read_out(outputs, one.shape[:2], threshold=threshold, memory=memory)
+            expected.append(read.mask)
+    runtime = on_device(FakeRuntime(1))
+    look = Look(threshold=threshold)
+    results = list(edgeseg.stream(bundle, Numbered(frames), look=look, settings=settings))
+    for one, wanted in zip(results, expected, strict=True):
+        assert one.mask is not None
+        assert (one.mask == wanted).mean() >= 0.99
+    runtime.check()
+    assert not runtime.live()

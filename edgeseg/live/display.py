@@ -226,8 +226,9 @@ class Display:
         if mask is None:
             self._refuse(computed.seen, "engine failed", self._exchange.engine.failure)
             return
-        if frame.segment != newest.frame.segment:
-            # The source was lost in between: this is a picture of before.
+        if self._limits.interrupts and frame.segment != newest.frame.segment:
+            # The source was lost in between: this is a picture of before. Of a source that waits
+            # every frame has its turn.
             self._ledger.drop(frame.index, "before the source was lost")
             return
         if computed.seen.verdict is not None:

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from edgeseg import __version__
 from edgeseg.bundle import read_manifest
 from edgeseg.errors import UsageError
 from edgeseg.live.base import LiveFrame, LiveSink, LiveSource
@@ -236,7 +235,6 @@ def start_fields(
 ) -> dict[str, Any]:
     """What the ``start`` event says, without what the model adds."""
     return {
-        "edgeseg": __version__,
         "source": source.name,
         "is_live": source.is_live,
         "sinks": [sink.name for sink in sinks],

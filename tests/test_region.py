@@ -373,10 +373,10 @@ def test_colonoscopy_inside_dark_grey(real_data: Path) -> None:
     sure = [
         (frame, region) for frame, region in zip(frames, found, strict=True) if region is not None
     ]
-    assert len(sure) >= 0.88 * len(frames)
+    assert len(sure) >= 0.95 * len(frames)
     for frame, region in sure:
         assert 260 <= region.width_px <= 330 and 230 <= region.height_px <= 280
-        # Half a per cent: the lid of a circle's or octagon's corner that the codec blurred.
+        # Half a per cent: corners that the codec blurred.
         assert _lit_outside(frame, region) <= 0.005
     # All frames of one video have one region, up to the codec.
     for sequence in ("cvc_s06", "cvc_s24"):
@@ -597,3 +597,18 @@ def test_without_evidence_the_whole_frame_is_looked_at() -> None:
     assert not tracker.decided and "too little is lit" in tracker.why
     with pytest.raises(InputError, match="uint8"):
         tracker.step(np.zeros((*HW, 3), np.float32), 200.0)
+
+
+def test_a_border_of_two_levels_takes_no_tissue_with_it() -> None:
+    """A dark grey panel left of a black border: its spread must not pass for noise."""
+    box = RoiSpec(200, 30, 380, 420)
+    made = scene(6, box, (480, 640), light=0.5)
+    frame = made.frame.copy()
+    frame[:, :120] = np.maximum(frame[:, :120], 22)
+    found = find_region([frame])
+    assert found is None or (
+        found.x_px <= box.x_px + TOLERANCE_PX
+        and found.x_px + found.width_px >= box.x_px + box.width_px - TOLERANCE_PX
+        and found.y_px <= box.y_px + TOLERANCE_PX
+        and found.y_px + found.height_px >= box.y_px + box.height_px - TOLERANCE_PX
+    )

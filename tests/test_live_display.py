@@ -273,7 +273,14 @@ def test_what_a_window_of_gstreamer_is_sent(tmp_path, width):
     kept = tmp_path / "kept"
     words = display._GstreamerWindow(launcher, "filesink").words(width, 35, TITLE)
     assert words[-3:] == ["!", "filesink", "sync=false"]
-    words[-2:] = ["video/x-raw,format=GRAY8", "!", "filesink", f"location={kept}"]
+    words[words.index("queue") :] = [
+        "videoconvert",
+        "!",
+        "video/x-raw,format=GRAY8",
+        "!",
+        "filesink",
+        f"location={kept}",
+    ]
     rng = np.random.default_rng(0)
     pictures = [
         np.repeat(rng.integers(0, 256, (35, width, 1), np.uint8), 3, axis=2) for _ in range(3)

@@ -156,7 +156,8 @@ def test_frames_that_change_their_size_go_on():
 
 @ffmpeg
 def test_frames_of_ffmpeg_are_those_of_the_file(tmp_path):
-    times_s = [Fraction(n, 25) for n in (0, 1, 2, 5, 6, 9, 20, 21)]
+    # Bursts that are faster than the rate which the file states.
+    times_s = [Fraction(n, 1000) for n in (0, 8, 16, 24, 200, 207, 500, 1200)]
     path = write_video(
         tmp_path / "a b.mkv", frames=8, width=130, height=98, codec="ffv1", pix_fmt="bgr0",
         times_s=times_s,
@@ -170,6 +171,16 @@ def test_frames_of_ffmpeg_are_those_of_the_file(tmp_path):
     for frame, image, time_s in zip(frames, wanted, times_s, strict=True):
         assert np.array_equal(frame.image, image)
         assert abs(frame.media_s - float(time_s)) < 0.002
+
+
+@ffmpeg
+def test_a_rate_that_is_asked_of_ffmpeg_is_kept():
+    text = "ffmpeg:-f lavfi -i testsrc=size=64x48:rate=50:duration=1 -r 10"
+    with source_of(text) as source:
+        source.open()
+        frames = all_of(source)
+    assert len(frames) == 10 and source.rate == 10
+    assert np.allclose([frame.media_s for frame in frames], np.arange(10) / 10, atol=0.002)
 
 
 @ffmpeg

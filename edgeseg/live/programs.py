@@ -8,6 +8,7 @@ import subprocess
 from functools import cache
 
 __all__ = [
+    "all_frames_words",
     "complaint_of_ffmpeg",
     "complaint_of_gstreamer",
     "ffmpeg_version",
@@ -53,6 +54,17 @@ def complaint_of_ffmpeg(said: tuple[str, ...]) -> str:
             if text not in found and not _FFMPEG_EMPTY.fullmatch(text):
                 found.append(text)
     return "; ".join(found[-2:])
+
+
+def all_frames_words(path: str) -> tuple[str, ...]:
+    """Output options with which the ffmpeg at ``path`` keeps every frame, and its time stamp.
+
+    Otherwise time stamps are rounded to the rate that the input states, and frames that come
+    faster for a while are dropped; most outputs even get an even rate, by repeating and dropping.
+    """
+    # Renamed in 5.1, and the old name will go.
+    option = "-fps_mode" if ffmpeg_version(path) >= (5, 1) else "-vsync"
+    return (option, "passthrough", "-enc_time_base", "1:1000")
 
 
 def untagged_size(said: tuple[str, ...]) -> tuple[int, int] | None:

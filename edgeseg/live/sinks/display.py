@@ -175,6 +175,10 @@ class _Ffplay(_Window):
 
 class _GstreamerWindow(_Window):
     program = "GStreamer"
+    _newest = (
+        *("leaky=downstream", "max-size-buffers=1"),
+        *("max-size-bytes=0", "max-size-time=0"),
+    )
 
     def __init__(self, launcher: str, element: str) -> None:
         self._launcher = launcher
@@ -187,6 +191,8 @@ class _GstreamerWindow(_Window):
             *(self._launcher, "-q", "fdsrc", "fd=0", "blocksize=1048576", "!"),
             *("rawvideoparse", "format=bgr", f"width={width_px}", f"height={height_px}"),
             *(f"plane-strides=<{row_bytes}>", f"frame-size={row_bytes * height_px}"),
+            # What a slow screen cannot show in time is left out.
+            *("!", "queue", *self._newest),
             *("!", "taginject", f"tags=title={_plain(title)}"),
             *("!", "videoconvert", "!", self._element, "sync=false"),
         ]

@@ -12,6 +12,7 @@ from fractions import Fraction
 
 from edgeseg.errors import OutputError
 from edgeseg.live.process import Consumer, find_program
+from edgeseg.live.programs import all_frames_words
 from edgeseg.live.sinks.piped import PipedSink, raw_input_words
 
 __all__ = ["LoopbackSink"]
@@ -67,7 +68,8 @@ class LoopbackSink(PipedSink):
                 *("-loglevel", "level+error"),
                 *raw_input_words(width_px, height_px, _RATE, wall_clock=True),
                 *("-sws_flags", "bilinear+accurate_rnd", "-pix_fmt", "yuv420p"),
-                *("-c:v", "rawvideo", "-f", "v4l2", self._device),
+                *("-c:v", "rawvideo", *all_frames_words(self._ffmpeg)),
+                *("-f", "v4l2", self._device),
             ]
         )
 

@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 
 from edgeseg.errors import SinkLostError, UsageError
 from edgeseg.live.process import Consumer, find_program
-from edgeseg.live.programs import ffmpeg_version
+from edgeseg.live.programs import all_frames_words
 from edgeseg.live.sinks.piped import PipedSink, raw_input_words
 from edgeseg.video.colour import is_high_definition
 
@@ -100,10 +100,7 @@ class NetworkSink(PipedSink):
             ) from error
 
     def _start(self, width_px: int, height_px: int) -> Consumer:
-        version = ffmpeg_version(self._ffmpeg)
         matrix = "bt709" if is_high_definition(width_px, height_px) else "smpte170m"
-        # Renamed in 5.1. Without it ffmpeg would repeat and drop pictures until the rate is even.
-        irregular = ("-fps_mode" if version >= (5, 1) else "-vsync", "vfr")
         return Consumer(
             [
                 *(self._ffmpeg, "-hide_banner", "-nostdin", "-nostats"),
@@ -113,7 +110,7 @@ class NetworkSink(PipedSink):
                 *("-c:v", self.encoder, *_LOW_LATENCY.get(self.encoder, ())),
                 *("-bf", "0", "-force_key_frames", "expr:gte(t,n_forced)"),
                 *("-colorspace", matrix, "-color_primaries", matrix, "-color_trc", matrix),
-                *("-color_range", "tv", *irregular, "-enc_time_base", "1:1000"),
+                *("-color_range", "tv", *all_frames_words(self._ffmpeg)),
                 *self._output(),
             ]
         )

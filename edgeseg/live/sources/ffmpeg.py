@@ -11,7 +11,12 @@ from typing import TYPE_CHECKING
 
 from edgeseg.errors import UsageError
 from edgeseg.live.process import Producer, find_program
-from edgeseg.live.programs import complaint_of_ffmpeg, ffmpeg_version, untagged_size
+from edgeseg.live.programs import (
+    all_frames_words,
+    complaint_of_ffmpeg,
+    ffmpeg_version,
+    untagged_size,
+)
 from edgeseg.live.sources.framing import Reader, read_nut
 from edgeseg.live.sources.piped import PipedSource
 from edgeseg.video.colour import is_high_definition
@@ -26,6 +31,7 @@ _log = logging.getLogger(__name__)
 _STOPPING = frozenset({"-t", "-to", "-frames:v", "-vframes", "-frames"})
 _MATRIX_OPTION = "scale=in_color_matrix"
 
+_RATES = frozenset({"-r", "-fpsmax", "-vsync", "-fps_mode"})
 _PACED = frozenset({"-re", "-readrate"})
 _ENDLESS = frozenset({"-loop", "-stream_loop"})
 _LAVFI_LENGTH = re.compile(r"[=:](?:d|duration)=")
@@ -86,10 +92,13 @@ class FfmpegSource(PipedSource):
         ffmpeg = find_program("ffmpeg")
         # Frames of another size than the first must arrive as such and not be stretched to it.
         unscaled = ["-autoscale", "0"] if _knows_autoscale(ffmpeg) else []
+        # Unless a rate is asked of the output, which an even rate belongs to.
+        outputs = self._words[_last_input(self._words) :]
+        every = () if _RATES.intersection(outputs) else all_frames_words(ffmpeg)
         return Producer(
             lambda sending: [
                 *(ffmpeg, "-hide_banner", "-nostdin", "-nostats", "-loglevel", "level+info"),
-                *(*self._words, "-an", "-sn", "-dn", *unscaled),
+                *(*self._words, "-an", "-sn", "-dn", *unscaled, *every),
                 *("-c:v", "rawvideo", "-pix_fmt", "bgr24", "-sws_flags", "bilinear+accurate_rnd"),
                 *("-flush_packets", "1", "-f", "nut", f"pipe:{sending}"),
             ]
@@ -136,6 +145,10 @@ def _why_finite(words: list[str]) -> str | None:
     places = [number + 1 for number, word in enumerate(words[:-1]) if word == "-i"]
     inputs = [words[place] for place in places]
     return "it reads files" if all(_is_finite(text) for text in inputs) else None
+
+
+def _last_input(words: list[str]) -> int:
+    return max(number for number, word in enumerate(words) if word == "-i")
 
 
 def _is_finite(text: str) -> bool:

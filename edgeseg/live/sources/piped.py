@@ -118,7 +118,9 @@ class PipedSource(LiveSource):
         try:
             while True:
                 if not self._wanted:
-                    step = next(self._reader)
+                    step = next(self._reader, None)
+                    if step is None:
+                        raise SourceLostError(f"{self.name} has failed and must be opened again")
                     if isinstance(step, RawFrame):
                         return self._captured(step)
                     self._wanted = step
@@ -131,6 +133,8 @@ class PipedSource(LiveSource):
             raise self._ended(child) from None
         except SizeChangedError:
             raise self._size_changed() from None
+        except SourceLostError:
+            raise
         except DataError as error:
             raise DataError(f"{self.name}: {error}") from error
 

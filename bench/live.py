@@ -43,7 +43,7 @@ __all__ = ["clip", "main", "overhead", "overload", "soak", "start"]
 Figures = dict[str, Any]
 
 _VIEWER = """
-import asyncio, struct, sys, json, websockets
+import asyncio, contextlib, struct, sys, json, websockets
 async def look(url, origin):
     got = 0
     async with websockets.connect(url, origin=origin, max_size=None) as socket:
@@ -56,7 +56,8 @@ async def look(url, origin):
                 number = json.loads(message[4:4 + size])["number"]
                 await socket.send(json.dumps({"type": "ack", "number": number}))
                 print(got, flush=True)
-asyncio.run(look(*sys.argv[1:]))
+with contextlib.suppress(websockets.ConnectionClosed):
+    asyncio.run(look(*sys.argv[1:]))
 """
 """A viewer in a process of its own, as a browser is."""
 

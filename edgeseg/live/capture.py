@@ -12,7 +12,7 @@ from edgeseg.live.base import Captured, LiveFrame, LiveSource
 from edgeseg.live.engine import describe_error
 from edgeseg.live.exchange import Exchange, Seen
 from edgeseg.live.figures import Figures
-from edgeseg.live.health import PictureHealth
+from edgeseg.live.health import PictureHealth, PictureVerdict
 from edgeseg.live.ledger import Ledger
 from edgeseg.live.status import Events
 
@@ -81,6 +81,7 @@ class Capture:
         self._index = 0
         self._segment = 0
         self._size: tuple[int, int] | None = None
+        self._verdict: PictureVerdict | None = None
         self._last_captured_s: float | None = None
         self._last_heard_s = clock()
         self._opened = threading.Event()
@@ -196,14 +197,16 @@ class Capture:
             return True
         self._last_captured_s = captured_s
         frame = LiveFrame(index, captured.image, captured_s, captured.media_s, self._segment)
-        verdict = None if self._health is None else self._health.step(frame)
+        seen = Seen(frame, self._verdict)
         late = self._max_age_s is not None and now - captured_s > self._max_age_s
+        taken = self._exchange.deliver(seen, for_engine=not late)
         if late:
             # Counted as such if it is not displayed, with the sign, before a newer one comes.
-            self._exchange.deliver(Seen(frame, verdict), for_engine=False)
             self._ledger.drop(index, "late at capture")
-            return not self._exchange.stopped
-        return self._exchange.deliver(Seen(frame, verdict))
+        if self._health is not None:
+            # After the delivery: nobody waits for it, and no verdict rests on a single frame.
+            seen.verdict = self._verdict = self._health.step(frame)
+        return taken
 
     def _reconnect(self, why: str) -> None:
         """Close, then open until it works or the session stops."""
@@ -232,6 +235,7 @@ class Capture:
             self.lost_because = ""
             self._last_heard_s = self._clock()
             self._last_captured_s = None
+            self._verdict = None
             if self._health is not None:
                 self._health.reset()
             self._figures.reconnect()

@@ -23,13 +23,15 @@ _SUPERSEDED = "engine busy"
 _OUTDATED_RESULT = "display busy"
 
 
-@dataclass(frozen=True)
+@dataclass
 class Seen:
     """A frame with what was noticed about its picture."""
 
     frame: LiveFrame
     verdict: PictureVerdict | None = None
-    """Why nothing that is computed on it is shown; None for a picture in order."""
+    """Why nothing that is computed on it is shown; None for a picture in order. It is that of the
+    frame before until the capture's thread has looked at this one, which happens while the engine
+    is at work on it."""
 
 
 @dataclass(frozen=True)

@@ -179,8 +179,10 @@ def test_a_rate_that_is_asked_of_ffmpeg_is_kept():
     with source_of(text) as source:
         source.open()
         frames = all_of(source)
-    assert len(frames) == 10 and source.rate == 10
-    assert np.allclose([frame.media_s for frame in frames], np.arange(10) / 10, atol=0.002)
+    assert source.rate == 10
+    # The last one may be rounded up.
+    assert len(frames) in (10, 11)
+    assert np.allclose([f.media_s for f in frames], np.arange(len(frames)) / 10, atol=0.002)
 
 
 @ffmpeg

@@ -38,6 +38,7 @@ from edgeseg.errors import (
     UsageError,
 )
 from edgeseg.live.base import Captured, Shown
+from edgeseg.live.controls import Controls
 from edgeseg.live.session import LIVE_MAX_AGE_MS, LiveOptions, LiveReport, LiveSession
 from edgeseg.live.status import LiveStatus
 
@@ -624,6 +625,22 @@ def test_the_books_balance_at_every_moment():
     for status in [*statuses, report.status]:
         check_books(status)
     assert len(statuses) > 50
+
+
+def test_changes_of_the_controls_are_told_once():
+    told = []
+    controls = Controls(
+        opacity=0.4, threshold=0.5, on_change=lambda name, value: told.append((name, value))
+    )
+    controls.set_opacity(0.4)
+    controls.set_opacity(0.7)
+    controls.set_threshold(0.6)
+    controls.set_threshold(0.6)
+    with pytest.raises(UsageError):
+        controls.set_threshold(2.0)
+    assert told == [("opacity", 0.7), ("threshold", 0.6)]
+    with pytest.raises(UsageError, match="several classes"):
+        Controls(opacity=0.4, threshold=None).set_threshold(0.5)
 
 
 def test_options_that_mean_nothing_are_refused():

@@ -22,6 +22,7 @@ _BEHAVIOUR = (
     "wait_for_source",
     "give_up_s",
     "serve",
+    "serve_name",
     "token_file",
     "record_to",
     "log",
@@ -83,6 +84,12 @@ def add_live_arguments(parser: argparse.ArgumentParser) -> None:
         help="DINO-MVR: use as many views as fit into this time for a frame",
     )
     live.add_argument("--serve", metavar="[HOST:]PORT", help="the live page (loopback by default)")
+    live.add_argument(
+        "--serve-name",
+        action="append",
+        metavar="NAME",
+        help="a further name by which the page may be asked for, such as a proxy's",
+    )
     live.add_argument(
         "--token-file",
         type=Path,

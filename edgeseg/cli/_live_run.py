@@ -67,6 +67,7 @@ def execute_live(arguments: argparse.Namespace, why: str) -> int:
             ),
             serve=arguments.serve,
             token=_token(arguments.serve, arguments.token_file),
+            serve_names=arguments.serve_name or (),
             recordings=arguments.record_to,
             log=arguments.log,
             budget_ms=arguments.budget_ms,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Callable
 
 from edgeseg.errors import UsageError
 
@@ -13,18 +14,26 @@ __all__ = ["Controls"]
 class Controls:
     """Opacity and threshold of what is shown, for all who look. Several threads may use it."""
 
-    def __init__(self, *, opacity: float, threshold: float | None) -> None:
+    def __init__(
+        self,
+        *,
+        opacity: float,
+        threshold: float | None,
+        on_change: Callable[[str, float], None] | None = None,
+    ) -> None:
         """Start with these.
 
         Args:
             opacity: of the fill, 0 to 1.
             threshold: between 0 and 1; None for models of several classes, which have none.
+            on_change: is told name and value of what was changed, by the thread that changes it.
 
         Raises:
             UsageError: out of range.
         """
         self._lock = threading.Lock()
         self._takes_threshold = threshold is not None
+        self._on_change = on_change
         self._opacity = _opacity(opacity)
         self._threshold = None if threshold is None else _threshold(threshold)
 
@@ -48,7 +57,9 @@ class Controls:
         """
         checked = _opacity(value)
         with self._lock:
-            self._opacity = checked
+            changed, self._opacity = self._opacity != checked, checked
+        if changed:
+            self._tell("opacity", checked)
 
     def set_threshold(self, value: float) -> None:
         """Change the threshold.
@@ -60,7 +71,13 @@ class Controls:
             raise UsageError("a model of several classes has no threshold: its classes compete")
         checked = _threshold(value)
         with self._lock:
-            self._threshold = checked
+            changed, self._threshold = self._threshold != checked, checked
+        if changed:
+            self._tell("threshold", checked)
+
+    def _tell(self, name: str, value: float) -> None:
+        if self._on_change is not None:
+            self._on_change(name, value)
 
 
 def _opacity(value: float) -> float:

@@ -70,7 +70,7 @@ def model_card(model: Model) -> dict[str, Any]:
         "backend": f"{info.backend} {info.version}",
         "device": info.device,
         "input_size": f"{size.height_px}x{size.width_px}",
-        "views": len(size.views),
+        "views": sum(len(view.flips) for view in size.views) or 1,
         "built_utc": manifest.provenance.created_utc,
         "checkpoint": manifest.provenance.checkpoint,
         "checkpoint_sha256": manifest.provenance.checkpoint_sha256,

@@ -53,6 +53,8 @@ class PageChoice:
     address: str
     """``[HOST:]PORT``."""
     token: str | None = field(default=None, repr=False)
+    names: tuple[str, ...] = ()
+    """Further names that lead to it, such as that of a proxy."""
 
 
 @dataclass
@@ -101,7 +103,11 @@ def open_session(
     foreground = max(1, len(manifest.classes) - 1)
     colours = parse_colours(look.color, foreground)
     threshold = opened.threshold(look.threshold)
-    controls = Controls(opacity=look.alpha, threshold=threshold)
+    controls = Controls(
+        opacity=look.alpha,
+        threshold=threshold,
+        on_change=lambda name, value: events("setting", name=name, value=value),
+    )
     painter = Painter(colours, controls, contours=look.contours, status=look.status_line)
     session = LiveSession(
         source,
@@ -131,7 +137,7 @@ def open_session(
 def _serve(page: PageChoice, session: LiveSession, colours: tuple[Colour, ...]) -> LivePage:
     from edgeseg.web import LivePage
 
-    return LivePage(page.address, session, token=page.token, colours=colours)
+    return LivePage(page.address, session, token=page.token, colours=colours, names=page.names)
 
 
 class _Engines:

@@ -75,6 +75,7 @@ def run_live(
     look: Look | None = None,
     serve: str | None = None,
     token: str | None = None,
+    serve_names: Sequence[str] = (),
     recordings: Path | None = None,
     log: Path | None = None,
     budget_ms: float | None = None,
@@ -100,6 +101,7 @@ def run_live(
         look: opacity, colours, threshold, region of interest.
         serve: ``[HOST:]PORT`` of the live page.
         token: opens the page; needed beyond loopback.
+        serve_names: further names by which clients may ask for the page, such as a proxy's.
         recordings: folder for recordings that are started on the page.
         log: file for the events, one JSON object a line.
         budget_ms: use as many of the model's views as fit into this time for a frame.
@@ -160,7 +162,7 @@ def run_live(
                 outputs,
                 options,
                 look=look,
-                page=None if serve is None else PageChoice(serve, token),
+                page=None if serve is None else PageChoice(serve, token, tuple(serve_names)),
                 recordings=recordings,
                 events=events,
                 budget_ms=budget_ms,

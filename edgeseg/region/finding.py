@@ -27,6 +27,8 @@ _RING = 2
 _MAX_BLACK = 40
 """Brightest border that is called black, of 255. Capture in the wrong range makes 16 of it, and
 the borders of CVC-ClinicDB are at 11 to 23."""
+_MAX_NOISE = 24
+"""So much noise may spread over the border's darkest twentieth."""
 _MIN_STEP = 8
 """Least distance of lit from black; compression noise on black stays below it."""
 _NOISE_STEP = 5.0
@@ -188,17 +190,22 @@ def _brightness(pieces: Sequence[Frame]) -> Plane:
 
 def _black(samples: Plane) -> tuple[float, float]:
     """The level of the border, and above which level something is lit."""
-    ring = np.concatenate(
-        [
-            samples[:_RING].ravel(),
-            samples[-_RING:].ravel(),
-            samples[:, :_RING].ravel(),
-            samples[:, -_RING:].ravel(),
-        ]
-    ).astype(np.int32)
-    ring.sort()
+    strips = [
+        np.sort(strip, axis=None).astype(np.int32)
+        for strip in (
+            samples[:_RING],
+            samples[-_RING:],
+            samples[:, :_RING],
+            samples[:, -_RING:],
+        )
+    ]
+    ring = np.sort(np.concatenate(strips))
     # Text and picture in the rim are far brighter; noise is not.
-    border = ring[: np.searchsorted(ring, ring[len(ring) // 20] + 24, side="right")]
+    most = ring[len(ring) // 20] + _MAX_NOISE
+    # Dark tissue is not, but it does not fill an edge of the frame that a border fills.
+    borders = [strip for strip in strips if strip[len(strip) // 2] <= most] or [ring]
+    border = np.sort(np.concatenate(borders))
+    border = border[: np.searchsorted(border, most, side="right")]
     black = float(border[len(border) // 2])
     spread = 1.4826 * float(np.median(np.abs(border - black)))
     return black, black + min(max(_MIN_STEP, _NOISE_STEP * spread), _MAX_STEP)

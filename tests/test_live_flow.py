@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from edgeseg.errors import InputError
+from edgeseg.live import flow
 from edgeseg.live.base import LiveFrame
 from edgeseg.live.flow import MaskMover
 from edgeseg.synthetic import Scene
@@ -221,6 +222,19 @@ def test_what_leaves_the_picture_is_gone_and_the_rest_is_right(scene):
     assert dice(moved.mask, truth) > 0.95
 
 
+def test_flat_tissue_is_moved_by_what_surrounds_it(scene):
+    size = (640, 360)
+    image = cv2.resize(scene, size, interpolation=cv2.INTER_AREA)
+    mask = ellipse(size)
+    image[cv2.dilate(mask, np.ones((41, 41), np.uint8)) > 0] = (100, 110, 190)
+    matrix = similarity(size, shift=(11.0, -7.0), turn_deg=3.0)
+    mover = MaskMover()
+    mover.reset(live(0, warped(image, similarity(size, shift=(0.0, 0.0)), noise_seed=0)), mask)
+    moved = mover.move(live(1, warped(image, matrix)))
+    assert moved is not None, mover.failure
+    assert dice(moved.mask, ellipse(size, matrix)) > 0.97
+
+
 def test_a_mask_does_not_move_onto_a_painted_border(scene):
     size = (640, 360)
     image = cv2.resize(scene, size, interpolation=cv2.INTER_AREA)
@@ -238,6 +252,17 @@ def test_a_mask_does_not_move_onto_a_painted_border(scene):
 
 
 # Refusals
+
+
+def test_a_mask_of_which_hardly_anything_is_left_is_not_shown(scene):
+    size = (640, 360)
+    image = cv2.resize(scene, size, interpolation=cv2.INTER_AREA)
+    wide = np.hstack([image, image[:, ::-1]])
+    mover = MaskMover()
+    mover.reset(live(0, image), ellipse(size, at=(0.1, 0.5)))
+    moved = [mover.move(live(i, wide[:, 10 * i : 10 * i + 640])) for i in range(1, 11)]
+    assert moved[2] is not None
+    assert moved[9] is None
 
 
 def other_scene(size: tuple[int, int]) -> np.ndarray:
@@ -297,6 +322,33 @@ def test_small_steps_that_add_up_to_a_large_motion_end_the_track(scene):
     assert moved[7] is not None
     assert moved[14] is None
     assert "too large" in mover.failure
+
+
+def test_the_error_of_a_motion_is_what_repeated_measurements_scatter_by():
+    mask = np.ones((180, 320), np.uint8)
+    copy = flow._Copy(0, np.zeros((180, 320), np.uint8), 1)
+    start = flow._set_out(copy, mask)
+    assert start.patch == (0, 0, 320, 180)
+    rng = np.random.default_rng(0)
+    far = np.array([320.0, 180.0])
+    errors, estimates = [], []
+    for _ in range(100):
+        before = rng.uniform(20.0, 60.0, (14, 2))
+        now = before + rng.normal(0.0, 0.3, before.shape)
+        # Least squares of the similarity (a, b, x, y): x' = a x - b y + x0, y' = b x + a y + y0.
+        ones, zeros = np.ones(14), np.zeros(14)
+        x, y = before.T
+        system = np.vstack(
+            [np.column_stack([x, -y, ones, zeros]), np.column_stack([y, x, zeros, ones])]
+        )
+        (a, b, x0, y0), *_ = np.linalg.lstsq(system, now.T.ravel(), rcond=None)
+        turn, shift = np.array([[a, -b], [b, a]]), np.array([x0, y0])
+        square = float(((now - before @ turn.T - shift) ** 2).sum(axis=1).mean())
+        errors.append(np.linalg.norm(turn @ far + shift - far))
+        estimates.append(flow._error_px(start, before, square))
+    measured = np.sqrt(np.mean(np.square(errors)))
+    assert measured > 1.0
+    assert 0.7 < np.sqrt(np.mean(np.square(estimates))) / measured < 1.3
 
 
 @pytest.mark.parametrize("seed", range(6))

@@ -112,12 +112,12 @@ def test_noise_within_a_wide_painted_border_is_live():
     assert judge(bordered(i) for i in range(60)) == [None] * 60
 
 
-@pytest.mark.parametrize("side_px", [6, 30])
-def test_a_small_tool_that_moves_over_a_still_picture_is_live(side_px):
+@pytest.mark.parametrize(("side_px", "brighter"), [(6, 110), (12, 18), (30, 60)])
+def test_a_small_or_faint_tool_that_moves_over_a_still_picture_is_live(side_px, brighter):
     def with_tool(i: int) -> np.ndarray:
-        image = view(0.0)
+        image = cv2.convertScaleAbs(view(0.0), alpha=0.5)
         left = 250 + 2 * i
-        image[160 : 160 + side_px, left : left + side_px] = (190, 190, 190)
+        image[160 : 160 + side_px, left : left + side_px] += np.uint8(brighter)
         return image
 
     assert judge(with_tool(i) for i in range(75)) == [None] * 75

@@ -180,6 +180,11 @@ def test_a_detail_that_is_too_long_ends_after_a_word():
     assert 0.4 * 1280 < right - left < 0.7 * 1280
 
 
+def test_a_detail_becomes_one_line_of_plain_letters():
+    picture = BACKGROUNDS["black"]((1280, 720))
+    assert np.array_equal(sign(picture, detail="é\n\tu\x07 ß"), sign(picture, detail="e u? ?"))
+
+
 def test_a_moved_mask_is_announced_on_a_light_plate():
     before = BACKGROUNDS["black"]((1280, 720))
     moved, computed = status(before, "predicted"), status(before, "current")

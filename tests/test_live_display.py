@@ -178,12 +178,11 @@ def click_on_the_cross(screen: str) -> None:
 
 
 @needs_screen
-@pytest.mark.parametrize("close", [click_on_the_cross, lambda screen: press(screen, "q")])
-def test_a_window_that_is_closed_is_an_end(screen, close):
+def test_a_window_that_is_closed_is_an_end(screen):
     picture = quarters(302, 200)
     with DisplaySink(screen, name="display://", title=TITLE) as sink:
         write_until(sink, picture, lambda: visible(screen, picture))
-        close(screen)
+        click_on_the_cross(screen)
         with pytest.raises(WindowClosedError, match="display://: the window was closed"):
             write_until(sink, picture, lambda: False)
         assert sink.closed_by_user
@@ -203,9 +202,6 @@ def test_a_window_that_stands_still_is_taken_away(screen):
                 time.sleep(1 / 30)
         assert gone(pid) and not sink.closed_by_user
         assert not windows(screen)
-        sink.reopen()
-        other = picture[:, ::-1].copy()
-        write_until(sink, other, lambda: visible(screen, other))
 
 
 @needs_screen
@@ -220,7 +216,8 @@ def test_a_window_program_that_hangs_or_dies(screen):
                 sink.write(shown(picture, number))
         assert time.monotonic() - before_s < 20
         sink.reopen()
-        write_until(sink, picture, lambda: sink._child is not None and windows(screen))
+        other = picture[:, ::-1].copy()
+        write_until(sink, other, lambda: sink._child is not None and visible(screen, other))
         os.kill(sink._child.pid, signal.SIGKILL)
         with pytest.raises(SinkLostError, match="killed by signal 9"):
             for _ in range(10_000):

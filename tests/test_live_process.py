@@ -94,9 +94,9 @@ def test_writing_to_a_child_that_has_ended():
             child.write(memoryview(b"frame"), 5)
 
 
-def test_a_child_that_ignores_sigterm_is_killed(monkeypatch):
-    monkeypatch.setattr("edgeseg.live.process._TERMINATED_S", 0.3)
-    code = "import signal, time; signal.signal(15, signal.SIG_IGN); print('deaf'); time.sleep(100)"
+def test_a_child_that_does_not_listen_is_killed(monkeypatch):
+    monkeypatch.setattr("edgeseg.live.process._STOPPED_S", 0.3)
+    code = "import signal, time; signal.signal(2, signal.SIG_IGN); print('deaf'); time.sleep(100)"
     child = Child(python(code))
     assert wait_for(lambda: child.said == ("deaf",))
     child.close()
@@ -105,12 +105,27 @@ def test_a_child_that_ignores_sigterm_is_killed(monkeypatch):
     child.close()
 
 
+def test_a_child_is_asked_first():
+    code = (
+        "import signal, sys, time\n"
+        "signal.signal(2, lambda *_: (print('asked'), sys.exit(0)))\n"
+        "print('ready')\ntime.sleep(100)"
+    )
+    child = Child(python(code))
+    assert wait_for(lambda: child.said == ("ready",))
+    child.close()
+    assert (child.ended(), child.said) == (0, ("ready", "asked"))
+    child.kill()
+
+
 def test_what_a_child_has_started_ends_with_it():
+    # What a shell starts so does not hear Ctrl-C.
     child = Child(["/bin/sh", "-c", "sleep 100 & echo $!; wait"])
     assert wait_for(lambda: child.said)
     grandchild = int(child.said[0])
     assert not gone(grandchild)
     child.close()
+    assert gone(child.pid)
     assert wait_for(lambda: dead(grandchild))
 
 

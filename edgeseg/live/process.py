@@ -47,8 +47,9 @@ _LINE_LENGTH = 400
 _PIPE_BYTES = 1 << 20
 """Linux gives 64 KiB, of which a frame takes a hundred; this much any user may ask for."""
 
-_TERMINATED_S = 2.0
-"""How long a child may take to end after SIGTERM, and once more after SIGKILL."""
+_STOPPED_S = 2.0
+"""How long a child may take to end when it is asked to, and once more when it is killed."""
+_LOOKED_S = 0.005
 _DRAINED_S = 1.0
 
 # What programs say is read by edgeseg too.
@@ -63,7 +64,8 @@ import ctypes, os, signal, sys
 ctypes.CDLL(None).prctl(1, signal.SIGKILL, 0, 0, 0)
 if os.getppid() != int(sys.argv[1]):
     os._exit(1)
-signal.signal(signal.SIGPIPE, signal.SIG_DFL)
+for number in (signal.SIGPIPE, signal.SIGINT):
+    signal.signal(number, signal.SIG_DFL)
 os.execv(sys.argv[2], sys.argv[2:])
 """
 
@@ -161,6 +163,8 @@ class Child(Closing):
         self._heartbeat = heartbeat
         self._lines: deque[str] = deque(maxlen=_LINES_KEPT)
         self._lines_lock = threading.Lock()
+        # Held while it is waited for, and while it gets signals.
+        self._number_lock = threading.Lock()
         # Held while the pipe is used, and by whoever closes it.
         self._pipe_lock = threading.Lock()
         self._closed = threading.Event()
@@ -204,28 +208,33 @@ class Child(Closing):
 
         With a code everything that it printed is in ``said``.
         """
-        try:
-            code = self._process.wait(timeout_s)
-        except subprocess.TimeoutExpired:
-            return None
-        self._listener.join(_DRAINED_S)
-        return code
+        until_s = time.monotonic() + timeout_s
+        while True:
+            with self._number_lock:
+                code = self._process.poll()
+            if code is not None:
+                self._listener.join(_DRAINED_S)
+                return code
+            if time.monotonic() >= until_s:
+                return None
+            time.sleep(_LOOKED_S)
 
     def close(self) -> None:
-        """End it: SIGTERM, then SIGKILL, to it and whatever it started."""
-        self._end(signal.SIGTERM, signal.SIGKILL)
+        """End it, and whatever it started: ask it to, as Ctrl-C does, then kill it."""
+        self._closed.set()
+        # GStreamer's launcher takes its pipeline down on SIGINT alone. On SIGTERM it just ends, and
+        # some drivers, such as that of Jetson's cameras, are not ready for the next one then.
+        self._signal(signal.SIGINT)
+        until_s = time.monotonic() + _STOPPED_S
+        while not self._is_over() and time.monotonic() < until_s:
+            time.sleep(_LOOKED_S)
+        self.kill()
 
     def kill(self) -> None:
-        """End one that hangs, without asking it first."""
-        self._end(signal.SIGKILL)
-
-    def _end(self, *signals: signal.Signals) -> None:
+        """End it, and whatever it started, without asking."""
         self._closed.set()
-        for number in signals:
-            self._signal(number)
-            if self.ended(_TERMINATED_S) is not None:
-                break
-        else:
+        self._signal(signal.SIGKILL)
+        if self.ended(_STOPPED_S) is None:
             # A process in the middle of a driver's call ends when that returns, if ever.
             _log.warning("process %d does not end even when killed: %s", self.pid, self.command)
         with self._pipe_lock:
@@ -236,10 +245,23 @@ class Child(Closing):
         return
 
     def _signal(self, number: signal.Signals) -> None:
-        # Once it has been waited for its number may be somebody else's.
-        if self._process.poll() is None:
-            with contextlib.suppress(ProcessLookupError, PermissionError):
-                os.killpg(self.pid, number)
+        """Send a signal to its group."""
+        with self._number_lock:
+            # Once it has been waited for its number may be somebody else's.
+            if self._process.returncode is None:
+                with contextlib.suppress(ProcessLookupError, PermissionError):
+                    os.killpg(self.pid, number)
+
+    def _is_over(self) -> bool:
+        """Whether it has ended; it is not waited for, so that its group keeps its number."""
+        with self._number_lock:
+            if self._process.returncode is not None:
+                return True
+            flags = os.WEXITED | os.WNOHANG | os.WNOWAIT
+            try:
+                return os.waitid(os.P_PID, self.pid, flags) is not None
+            except ChildProcessError:
+                return True
 
     def _listen(self) -> None:
         stream = self._process.stdout

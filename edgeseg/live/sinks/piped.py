@@ -99,7 +99,7 @@ class PipedSink(LiveSink):
         picture = shown.picture
         size = (picture.shape[1], picture.shape[0])
         if self._child is not None and size != self._size:
-            _log.warning(
+            _log.info(
                 "%s: pictures of %dx%d instead of %dx%d: %s is started anew",
                 *(self.name, *size, *self._size, self.program),
             )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import random
 import time
+from array import array
 from collections.abc import Callable
 from fractions import Fraction
 from pathlib import Path
@@ -172,8 +173,9 @@ class Counter(LiveSink):
         """``each`` is called with every picture."""
         self._each = each
         self.count = 0
-        self.ages_ms: list[float] = []
-        self.shown_s: list[float] = []
+        # Arrays, since the growth of memory is measured beside them.
+        self.ages_ms = array("d")
+        self.shown_s = array("d")
 
     def write(self, shown: Shown) -> None:
         """Count."""

@@ -16,12 +16,9 @@ from edgeseg.live.figures import Figures
 from edgeseg.live.status import Events
 from edgeseg.spec import RoiSpec
 
-__all__ = ["EngineRunner", "Regions"]
+__all__ = ["EngineRunner", "describe_error"]
 
 _log = logging.getLogger(__name__)
-
-Regions = Callable[[LiveFrame], RoiSpec | None]
-"""The region of interest for a frame; frames come in order."""
 
 FAILURES_BEFORE_REOPENING = 3
 """Calls that failed one after the other. One may be bad luck."""
@@ -46,7 +43,7 @@ class EngineRunner:
         reopen: Callable[[], Computation],
         *,
         threshold: Callable[[], float | None],
-        regions: Regions,
+        regions: Callable[[LiveFrame], RoiSpec | None],
         figures: Figures,
         events: Events,
         give_up_s: float,

@@ -27,7 +27,7 @@ from edgeseg.live.capture import Capture
 from edgeseg.live.computation import Computation
 from edgeseg.live.controls import Controls
 from edgeseg.live.display import Display, DisplayLimits
-from edgeseg.live.engine import EngineRunner, Regions
+from edgeseg.live.engine import EngineRunner
 from edgeseg.live.exchange import Exchange
 from edgeseg.live.figures import Figures
 from edgeseg.live.flow import MaskMover
@@ -36,6 +36,7 @@ from edgeseg.live.ledger import Ledger
 from edgeseg.live.outlets import Outlets
 from edgeseg.live.painter import Painter
 from edgeseg.live.recorder import Recorder
+from edgeseg.live.regions import BundleRegion, Regions
 from edgeseg.live.status import Events, LiveStatus, silent_events
 from edgeseg.spec import RoiSpec
 
@@ -143,7 +144,7 @@ class LiveSession(Closing):
         self._clock = clock
         self._events = events
         self._card = card
-        self._regions = regions or _no_region
+        self._regions = regions or BundleRegion()
         self._region: RoiSpec | None = None
         self._is_live = source.is_live
         self._policy: Policy = self.options.policy or ("drop-oldest" if self._is_live else "wait")
@@ -262,6 +263,8 @@ class LiveSession(Closing):
             clock=self._clock,
         )
         self._capture.wait_open()
+        if self._source.size is not None:
+            self._regions.check(self._source.size)
         self._engine.start()
         self._capture.engine_is_ready()
 
@@ -414,7 +417,3 @@ def as_event(status: LiveStatus) -> dict[str, Any]:
     """A status as values that JSON can hold."""
     data: dict[str, Any] = dataclasses.asdict(status)
     return data
-
-
-def _no_region(frame: LiveFrame) -> RoiSpec | None:
-    return None

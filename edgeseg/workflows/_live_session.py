@@ -11,16 +11,16 @@ from typing import TYPE_CHECKING, Any
 
 from edgeseg.bundle import read_manifest
 from edgeseg.errors import UsageError
-from edgeseg.live.base import LiveFrame, LiveSink, LiveSource
+from edgeseg.live.base import LiveSink, LiveSource
 from edgeseg.live.computation import Computation, computation_for
 from edgeseg.live.controls import Controls
-from edgeseg.live.engine import Regions
 from edgeseg.live.painter import Painter
+from edgeseg.live.regions import BundleRegion, FixedRegion, FollowedRegion, Regions
 from edgeseg.live.session import LiveOptions, LiveSession
 from edgeseg.live.status import Events, silent_events
 from edgeseg.model import Model
 from edgeseg.overlay import Colour, parse_colours
-from edgeseg.region import RegionTracker, parse_region
+from edgeseg.region import parse_region
 from edgeseg.spec import Manifest, RoiSpec
 from edgeseg.workflows._live_model import EngineChoice, model_card
 
@@ -203,37 +203,12 @@ class _Engines:
             )
 
 
-def _regions(text: str | None, events: Events) -> Regions | None:
+def _regions(text: str | None, events: Events) -> Regions:
     """The region of each frame, fixed or found."""
     if text is None:
-        return None
+        return BundleRegion()
     region = parse_region(text)
-    if isinstance(region, RoiSpec):
-        fixed = region
-        return lambda frame: fixed
-    return _Tracked(events)
-
-
-class _Tracked:
-    """Follows the borders of the picture, and tells of changes."""
-
-    def __init__(self, events: Events) -> None:
-        self._tracker = RegionTracker()
-        self._events = events
-        self._segment = 0
-        self._region: RoiSpec | None = None
-
-    def __call__(self, frame: LiveFrame) -> RoiSpec | None:
-        if frame.segment != self._segment:
-            self._segment = frame.segment
-            self._tracker = RegionTracker()
-        region = self._tracker.step(frame.image, frame.captured_s)
-        if region != self._region:
-            self._region = region
-            names = ("x_px", "y_px", "width_px", "height_px")
-            data = {name: None if region is None else getattr(region, name) for name in names}
-            self._events("region", why=self._tracker.why, **data)
-        return region
+    return FixedRegion(region) if isinstance(region, RoiSpec) else FollowedRegion(events)
 
 
 def start_fields(

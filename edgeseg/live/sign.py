@@ -425,29 +425,33 @@ class _Part:
 
 def _compose(plate: Ink, parts: list[_Part]) -> _Layer:
     """A dark plate with a fine light edge, and what is on it."""
-    cover = plate.astype(np.float32) / np.float32(255.0)
+    keep = cv2.cvtColor(cv2.LUT(plate, _PLATE_KEEP), cv2.COLOR_GRAY2BGR)
+    add = cv2.merge([cv2.LUT(plate, table) for table in _PLATE_ADD])
     inside = cv2.erode(plate, _SQUARE, borderType=cv2.BORDER_CONSTANT, borderValue=0)
-    edge = _Part(plate - inside, 0, 0, _EDGE_BGR)
-    alpha = cover * np.float32(_PLATE_ALPHA)
-    colour = np.empty((*plate.shape, 3), np.float32)
-    colour[:] = _PLATE_BGR
-    for part in (edge, *parts):
+    for part in (_Part(plate - inside, 0, 0, _EDGE_BGR), *parts):
         rows, columns = part.ink.shape
         place = np.s_[part.top_px : part.top_px + rows, part.left_px : part.left_px + columns]
-        share = part.ink.astype(np.float32) / np.float32(255.0)
-        colour[place] += (np.asarray(part.colour_bgr, np.float32) - colour[place]) * share[
-            ..., None
-        ]
-        np.maximum(alpha[place], share * cover[place], out=alpha[place])
-    keep = np.repeat(np.rint((1.0 - alpha) * 255.0)[..., None], 3, axis=2).astype(np.uint8)
-    return _Layer(keep, np.rint(colour * alpha[..., None]).astype(np.uint8))
+        layer = _opaque(part.ink, part.colour_bgr)
+        keep[place] = cv2.multiply(keep[place], layer.keep, scale=1.0 / 255.0)
+        add[place] = cv2.add(cv2.multiply(add[place], layer.keep, scale=1.0 / 255.0), layer.add)
+    return _Layer(keep, add)
+
+
+_LEVELS = np.arange(256)
+_PLATE_KEEP = np.rint(255.0 - _PLATE_ALPHA * _LEVELS).astype(np.uint8)
+_PLATE_ADD = tuple(
+    np.rint(_PLATE_ALPHA * level * _LEVELS / 255.0).astype(np.uint8) for level in _PLATE_BGR
+)
+
+
+def _opaque(ink: Ink, colour_bgr: tuple[int, int, int]) -> _Layer:
+    add = [cv2.multiply(ink, level, scale=1.0 / 255.0) for level in colour_bgr]
+    return _Layer(cv2.cvtColor(cv2.bitwise_not(ink), cv2.COLOR_GRAY2BGR), cv2.merge(add))
 
 
 @lru_cache(maxsize=256)
 def _text_layer(text: str, capital_px: int, colour_bgr: tuple[int, int, int]) -> _Layer:
-    ink = _ink(text, capital_px, False)
-    add = [cv2.multiply(ink, level, scale=1.0 / 255.0) for level in colour_bgr]
-    return _Layer(cv2.cvtColor(cv2.bitwise_not(ink), cv2.COLOR_GRAY2BGR), cv2.merge(add))
+    return _opaque(_ink(text, capital_px, False), colour_bgr)
 
 
 _SQUARE = np.ones((3, 3), np.uint8)

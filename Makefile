@@ -12,6 +12,8 @@
 PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
+# Processes that share the default tests' files. Each may use several threads.
+JOBS ?= 2
 NATIVE := CMakeLists.txt $(wildcard cmake/* kernels/include/edgeseg/* kernels/src/* kernels/cuda/*)
 
 .PHONY: demo test test-slow check cuda cuda-report bench readme wheel clean
@@ -32,7 +34,7 @@ demo: $(VENV)/.demo
 	$(BIN)/edgeseg demo --output demo-out --force
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest -m 'not slow'
+	$(BIN)/python -m pytest -m 'not slow' --numprocesses $(JOBS) --dist loadfile
 
 test-slow: $(VENV)/.test
 	$(BIN)/python -m pytest -m slow

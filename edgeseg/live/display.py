@@ -284,9 +284,12 @@ class Display:
             and newest.verdict is None
             and not self._too_old(source)
         )
+        if not usable and is_new:
+            # A mask may yet come that was computed on this frame or one before it.
+            mover.see(frame)
         moved = mover.move(frame) if source is not None and usable else None
         if source is None or moved is None:
-            self._show_sign(newest, lost_track=usable)
+            self._show_sign(newest, lost_track=mover.failure if usable else "")
             return
         state: State = "current" if source.index == frame.index else "predicted"
         self._show_mask(frame, moved.mask, state, source)
@@ -316,7 +319,7 @@ class Display:
         self._screen.mask_captured_s = source.captured_s
         self._publish(frame, picture, now, mask=mask, state=state, source=source, new_mask=new_mask)
 
-    def _show_sign(self, newest: Seen | None, *, lost_track: bool = False) -> None:
+    def _show_sign(self, newest: Seen | None, *, lost_track: str = "") -> None:
         """Say on the newest frame why there is no mask, unless it says so already."""
         reason, detail = self._why(newest, lost_track=lost_track)
         frame = None if newest is None else newest.frame
@@ -343,7 +346,7 @@ class Display:
         shown = frame or LiveFrame(-1, picture, now)
         self._publish(shown, picture, self._clock(), reason=reason, detail=detail)
 
-    def _why(self, newest: Seen | None, *, lost_track: bool) -> tuple[Reason, str]:
+    def _why(self, newest: Seen | None, *, lost_track: str) -> tuple[Reason, str]:
         """The reason that comes first in the chain from the camera to the screen."""
         signal, engine, now = self._signal, self._exchange.engine, self._clock()
         if not signal.connected and signal.lost_because:
@@ -364,7 +367,7 @@ class Display:
             # The engine has done all there was: it is frames that are missing.
             return "no signal", ""
         if lost_track:
-            return "result too old", "the mask cannot be followed"
+            return "result too old", f"the mask cannot be followed: {lost_track}"
         source = self._mask_frame
         limit = self._limits.max_age_s
         if source is None or limit is None:

@@ -16,7 +16,7 @@ from live_children import gone, nothing_left, quarters, shown
 
 from edgeseg.errors import MissingDependencyError, OutputError, SinkLostError, UsageError
 from edgeseg.live.process import Child
-from edgeseg.live.sinks import display
+from edgeseg.live.sinks import display, highgui
 from edgeseg.live.sinks.display import DisplaySink, WindowClosedError
 
 SCREEN_PX = (640, 480)
@@ -307,3 +307,58 @@ def test_gstreamer_says_that_its_window_was_closed():
     with Child([sys.executable, "-c", code]) as child:
         assert child.ended(20) == 1
         assert display._GstreamerWindow("gst-launch-1.0", "ximagesink").was_closed(child)
+
+
+FAKE_CV2 = """
+import sys
+WINDOW_NORMAL = WINDOW_KEEPRATIO = WND_PROP_VISIBLE = 0
+shown = []
+def getBuildInformation(): return "  GUI:  GTK3\\n"
+def namedWindow(title, flags): pass
+def resizeWindow(title, width, height): pass
+def waitKey(ms): pass
+def imshow(title, picture):
+    shown.append((title, picture.shape, int(picture[0, 0, 0])))
+    sys.stderr.write(f"shown {shown[-1]}\\n")
+def getWindowProperty(title, what): return 0 if len(shown) > 3 else 1
+"""
+
+
+def test_a_window_of_opencv_shows_what_it_is_sent_until_it_is_closed(tmp_path):
+    (tmp_path / "cv2.py").write_text(FAKE_CV2.replace("\\\\", "\\"))
+    pictures = [np.full((4, 6, 3), number, np.uint8) for number in range(8)]
+    done = subprocess.run(
+        [sys.executable, "-m", "edgeseg.live.sinks.highgui", "6", "4", "a title"],
+        input=b"".join(picture.tobytes() for picture in pictures) + b"torn",
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        capture_output=True,
+        timeout=60,
+        check=False,
+    )
+    said = done.stderr.decode().splitlines()
+    assert done.returncode == 0, said
+    shown = [line for line in said if line.startswith("shown")]
+    # The fourth picture found the window closed.
+    assert shown == [f"shown ('a title', (4, 6, 3), {number})" for number in range(4)]
+    assert highgui.ALIVE in said
+
+
+def test_opencv_is_taken_where_nothing_else_shows_windows(monkeypatch):
+    monkeypatch.setattr(display.shutil, "which", lambda name: None)
+    monkeypatch.setenv("DISPLAY", ":77")
+    monkeypatch.setattr(highgui, "has_windows", lambda: True)
+    sink = DisplaySink("", name="display://", title=TITLE)
+    assert sink.program == "OpenCV"
+    assert "neither ffplay nor GStreamer" in sink.how
+    words = sink._window.words(640, 480, TITLE)
+    assert words[0] == sys.executable and words[-3:] == ["640", "480", TITLE]
+    sink.close()
+    monkeypatch.setattr(highgui, "has_windows", lambda: False)
+    with pytest.raises(MissingDependencyError, match="ffplay"):
+        DisplaySink("", name="display://", title=TITLE)
+
+
+def test_the_build_of_opencv_says_whether_it_has_windows(monkeypatch):
+    for text, expected in (("  GUI:   NONE\n", False), ("  GUI:   QT5\n", True), ("x\n", False)):
+        monkeypatch.setattr(highgui.cv2, "getBuildInformation", lambda text=text: text)
+        assert highgui.has_windows() is expected

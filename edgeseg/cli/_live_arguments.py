@@ -25,6 +25,8 @@ _BEHAVIOUR = (
     "serve_name",
     "token_file",
     "record_to",
+    "output_codec",
+    "keep_free_mb",
     "log",
     "budget_ms",
     "no_status_line",
@@ -98,6 +100,18 @@ def add_live_arguments(parser: argparse.ArgumentParser) -> None:
     )
     live.add_argument(
         "--record-to", type=Path, metavar="FOLDER", help="for recordings started on the page"
+    )
+    live.add_argument(
+        "--output-codec",
+        metavar="NAME",
+        help="encoder of recordings and streams: h264_nvenc, h264_v4l2m2m, ... (default: H.264 in "
+        "software where there is one)",
+    )
+    live.add_argument(
+        "--keep-free-mb",
+        type=int,
+        metavar="MB",
+        help="outputs on a disk end when less is left on it (default: 64; 0: they fill it up)",
     )
     live.add_argument("--log", type=Path, metavar="FILE", help="events, one JSON object a line")
     live.add_argument(

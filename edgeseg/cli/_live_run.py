@@ -56,7 +56,11 @@ def execute_live(arguments: argparse.Namespace, why: str) -> int:
             arguments.output,
             options=live_options(arguments),
             source_options=source_options(arguments),
-            sink_options=SinkOptions(force=arguments.force) if arguments.force else None,
+            sink_options=SinkOptions(
+                codec=arguments.output_codec,
+                force=arguments.force,
+                keep_free_mb=arguments.keep_free_mb,
+            ),
             look=Look(
                 alpha=arguments.alpha,
                 color=arguments.color,

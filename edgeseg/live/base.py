@@ -176,6 +176,11 @@ class LiveSink(Closing):
     """"wait" for what must get every picture of a source that can wait. With a live source every
     sink drops the oldest."""
 
+    @property
+    def how(self) -> str:
+        """What it works by, for a person: an encoder, a program; "" where there is no choice."""
+        return ""
+
     @abc.abstractmethod
     def write(self, shown: Shown) -> None:
         """Show or store one picture. Sizes may change from one picture to the next.

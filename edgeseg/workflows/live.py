@@ -153,7 +153,7 @@ def run_live(
         outputs = open_live_sinks(sinks, given)
         for sink in outputs:
             stack.callback(sink.close)
-            say(f"output: {sink.name}")
+            say(f"output: {sink.name}" + (f", {sink.how}" if sink.how else ""))
         events("start", **start_fields(frames, outputs, options))
         ready = stack.enter_context(
             open_session(

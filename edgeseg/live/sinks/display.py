@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import shutil
+import sys
 import time
 from collections.abc import Mapping
 from fractions import Fraction
@@ -17,6 +18,7 @@ from edgeseg.errors import MissingDependencyError, OutputError, SinkLostError, U
 from edgeseg.live.base import Picture
 from edgeseg.live.process import Consumer, find_program
 from edgeseg.live.programs import complaint_of_ffmpeg, complaint_of_gstreamer, has_element
+from edgeseg.live.sinks import highgui
 from edgeseg.live.sinks.piped import PipedSink, raw_input_words
 
 __all__ = ["DisplaySink", "WindowClosedError"]
@@ -34,6 +36,7 @@ _FFPLAY_RATE = Fraction(1000)
 # What ffplay prints 33 times a second: "  12.34 M-V: 0.000 fd= 3 aq= 0KB vq= 14KB sq= 0B f=0/0".
 _FFPLAY_ALIVE = re.compile(r"\bfd=\s*\d+\s+aq=")
 _FFPLAY_SILENT_S = 1.0
+_HIGHGUI_SILENT_S = 2.0
 
 _ROW_ALIGNMENT_BYTES = 4
 _GST_WINDOWS = {
@@ -82,6 +85,11 @@ class DisplaySink(PipedSink):
         self._title = "".join(character for character in title if character.isprintable())
         self._environment = environment
         _log.info("%s: shown by %s, %s", name, self.program, self.why)
+
+    @property
+    def how(self) -> str:
+        """The program that shows the window, and why it."""
+        return f"shown by {self.program}, {self.why}"
 
     def _start(self, width_px: int, height_px: int) -> Consumer:
         return Consumer(
@@ -214,6 +222,25 @@ class _GstreamerWindow(_Window):
         return rows
 
 
+class _HighguiWindow(_Window):
+    program = "OpenCV"
+    heartbeat = re.compile(highgui.ALIVE)
+    why = "whose build has windows (neither ffplay nor GStreamer is installed)"
+
+    def words(self, width_px: int, height_px: int, title: str) -> list[str]:
+        return [sys.executable, "-m", highgui.__name__, str(width_px), str(height_px), title]
+
+    def complaint(self, said: tuple[str, ...]) -> str:
+        return next((line for line in reversed(said) if line.strip()), "")
+
+    def was_closed(self, child: Consumer) -> bool:
+        return child.ended() == 0
+
+    def stands_still(self, child: Consumer) -> bool:
+        heard_s = child.heard_s
+        return heard_s is not None and time.monotonic() - heard_s > _HIGHGUI_SILENT_S
+
+
 def _padded_bytes(width_px: int) -> int:
     return -(-3 * width_px // _ROW_ALIGNMENT_BYTES) * _ROW_ALIGNMENT_BYTES
 
@@ -254,6 +281,8 @@ def _choose(environment: Mapping[str, str]) -> _Window:
             for element in elements:
                 if has_element(inspector, element):
                     return _GstreamerWindow(find_program("gst-launch-1.0"), element)
+    if highgui.has_windows():
+        return _HighguiWindow()
     raise MissingDependencyError(
         "nothing is installed that can show a window: run  sudo apt install ffmpeg  (for ffplay), "
         f"or {_ELSEWHERE}"

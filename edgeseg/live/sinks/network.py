@@ -85,6 +85,11 @@ class NetworkSink(PipedSink):
         why = "as asked" if codec else "the default"
         _log.info("%s: encoded by %s (%s)", name, self.encoder, why)
 
+    @property
+    def how(self) -> str:
+        """The encoder."""
+        return f"encoded by {self.encoder}"
+
     def reopen(self) -> None:
         """See whether the server is there; see ``LiveSink``."""
         super().reopen()

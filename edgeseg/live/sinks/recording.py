@@ -130,7 +130,12 @@ class RecordingSink(LiveSink):
             raise
         self._part: _Part | None = None
         self._parts = [self.path]
-        _log.info("recording to %s: %s (%s)", self.name, self._recipe.says, self.encoder)
+        _log.info("recording to %s: %s", self.name, self.how)
+
+    @property
+    def how(self) -> str:
+        """What compresses the pictures, and why."""
+        return f"{self._recipe.says} ({self.encoder})"
 
     @property
     def encoder(self) -> str:

@@ -311,7 +311,7 @@ def test_gstreamer_says_that_its_window_was_closed():
 
 FAKE_CV2 = """
 import sys
-WINDOW_NORMAL = WINDOW_KEEPRATIO = WND_PROP_VISIBLE = 0
+WINDOW_NORMAL = WINDOW_KEEPRATIO = WINDOW_GUI_NORMAL = WND_PROP_VISIBLE = 0
 shown = []
 def getBuildInformation(): return "  GUI:  GTK3\\n"
 def namedWindow(title, flags): pass

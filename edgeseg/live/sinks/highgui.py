@@ -36,7 +36,8 @@ def main(words: list[str]) -> int:
     picture = np.empty((height, width, 3), np.uint8)
     into = memoryview(picture.data).cast("B")
     told_s = 0.0
-    cv2.namedWindow(title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO)
+    # Without the tool bar that some builds add.
+    cv2.namedWindow(title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL)
     cv2.resizeWindow(title, width, height)
     shown = False
     while _read(into):

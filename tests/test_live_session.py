@@ -726,3 +726,56 @@ def test_a_source_whose_silence_is_no_loss_is_not_opened_again():
     assert source.opened == 1
     assert report.status.reconnections == 0
     assert any(one.reason == "no signal" for one in sink.shown)
+
+
+def test_a_recording_ends_with_the_error_of_an_engine_that_cannot_be_opened_anew():
+    engines: list[Thinking] = []
+
+    def open_engine() -> Thinking:
+        if engines:
+            raise BackendError("the device is gone")
+
+        def before(call: int, number: int) -> float | None:
+            if call >= 3:
+                raise BackendError("device lost")
+            return None
+
+        engines.append(Thinking(before=before))
+        return engines[0]
+
+    sink = Collector()
+    session = session_of(Numbered(map(numbered, itertools.count())), open_engine, [sink])
+    with pytest.raises(BackendError, match="the device is gone"):
+        run(session)
+    assert sink.closed
+    check_shown(sink.shown, None)
+
+
+def test_a_defect_of_a_source_is_an_error_for_a_recording_and_a_loss_for_a_camera():
+    def script() -> list[Any]:
+        return [*(numbered(i) for i in range(5)), KeyError("x"), *(numbered(i) for i in range(5))]
+
+    with pytest.raises(KeyError):
+        run(session_of(Numbered(script()), Thinking(), [Collector()]))
+    sink = Collector()
+    options = LiveOptions(max_age_ms=100.0)
+    session = session_of(Numbered(script(), 50.0), Thinking(), [sink], options)
+    report = end_well(session, sink, 100.0)
+    assert report.status.reconnections == 1
+    assert any("KeyError" in one.detail for one in sink.shown)
+
+
+def test_stopping_does_not_wait_for_a_source_that_does_not_answer():
+    release = threading.Event()
+
+    class Mute(Numbered):
+        def open(self) -> None:
+            release.wait(30.0)
+
+    session = session_of(Mute([], 25.0), Thinking(), [Collector()])
+    threading.Timer(0.5, session.stop).start()
+    start = time.monotonic()
+    report = run(session)
+    assert time.monotonic() - start < 8.0
+    assert any("source" in text for text in report.unfinished)
+    release.set()

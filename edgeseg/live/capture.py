@@ -7,7 +7,7 @@ import threading
 import time
 from collections.abc import Callable
 
-from edgeseg.errors import DataError, EdgesegError, EndOfStreamError, SourceLostError
+from edgeseg.errors import EdgesegError, EndOfStreamError, SourceLostError
 from edgeseg.live.base import Captured, LiveFrame, LiveSource
 from edgeseg.live.engine import describe_error
 from edgeseg.live.exchange import Exchange, Seen
@@ -96,17 +96,18 @@ class Capture:
         """Start the thread, which opens the source."""
         self._thread.start()
 
-    def wait_open(self, timeout_s: float | None = None) -> None:
-        """Wait until the source is open, or is being waited for.
+    def wait_open(self, timeout_s: float) -> bool:
+        """Wait until the source is open, or is being waited for; whether it is.
 
         Raises:
             SourceLostError: it does not answer.
             DataError, MissingDependencyError: what it is cannot be read here.
         """
         if not self._opened.wait(timeout_s):
-            raise SourceLostError(f"{self._source.name} did not open within {timeout_s:g} s")
+            return False
         if not self.connected and self.ended_by is not None and self._index == 0:
             raise self.ended_by
+        return True
 
     def engine_is_ready(self) -> None:
         """What is played begins now; cameras have been read all the while."""
@@ -168,7 +169,11 @@ class Capture:
             except SourceLostError as error:
                 self._reconnect(str(error))
                 continue
-            except DataError as error:
+            except Exception as error:
+                if self._may_be_lost and not isinstance(error, EdgesegError):
+                    # A defect of the source. Beside a camera the way out is to begin again.
+                    self._reconnect(describe_error(error))
+                    continue
                 self._events("source_ended", frames=self._index, error=describe_error(error))
                 raise
             if captured is not None:
@@ -222,13 +227,14 @@ class Capture:
             pause_s = min(2.0 * pause_s, _LONGEST_PAUSE_S)
             try:
                 self._source.open()
-            except DataError as error:
+            except Exception as error:
                 # Also what would end a first attempt: a server that is starting knows no path yet,
                 # a camera that is plugged in has no permissions yet.
-                if str(error) != self.lost_because:
-                    self.lost_because = str(error)
-                    self._events("source_lost", error=str(error))
-                    _log.warning("%s: %s", self._source.name, error)
+                why = describe_error(error)
+                if why != self.lost_because:
+                    self.lost_because = why
+                    self._events("source_lost", error=why)
+                    _log.warning("%s: %s", self._source.name, why)
                 self._close_source()
                 continue
             self.connected = True

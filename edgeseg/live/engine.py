@@ -47,8 +47,8 @@ class EngineRunner:
         figures: Figures,
         events: Events,
         give_up_s: float,
+        attempts: int | None = None,
         clock: Callable[[], float] = time.monotonic,
-        pause: Callable[[float], None] = time.sleep,
     ) -> None:
         """Start nothing yet.
 
@@ -61,8 +61,9 @@ class EngineRunner:
             figures: is told of times and faults.
             events: is told of faults and restarts.
             give_up_s: longest time that a call may take.
+            attempts: how often to try to open it anew before that ends the session; None: for
+                ever, as beside a camera.
             clock: seconds.
-            pause: waits between attempts to open the engine.
         """
         self._exchange = exchange
         self._computation: Computation | None = computation
@@ -73,11 +74,11 @@ class EngineRunner:
         self._events = events
         self._give_up_s = give_up_s
         self._clock = clock
-        self._pause = pause
+        self._attempts = attempts
         self._abandoned: list[threading.Thread] = []
         self._thread = self._new_thread(exchange.generation, computation)
-        self.fatal: StalledError | None = None
-        """Why no engine is tried any more."""
+        self.fatal: Exception | None = None
+        """Why no engine is tried any more; the exchange has stopped then."""
 
     @property
     def views(self) -> str:
@@ -181,7 +182,7 @@ class EngineRunner:
 
     def _opened(self, generation: int) -> Computation | None:
         """Another engine, after as many attempts as it takes; None when nobody wants it."""
-        pause_s = 0.5
+        pause_s, failures = 0.5, 0
         while self._exchange.generation == generation and not self._exchange.stopped:
             try:
                 computation = self._reopen()
@@ -190,7 +191,12 @@ class EngineRunner:
                 self._exchange.failed(generation, text, "engine failed")
                 self._events("fault", where="opening the engine", error=text)
                 _log.warning("the engine cannot be opened: %s", text)
-                self._pause(pause_s)
+                failures += 1
+                if failures == self._attempts:
+                    self.fatal = error
+                    self._exchange.stop()
+                    return None
+                self._exchange.pause(pause_s)
                 pause_s = min(2.0 * pause_s, _LONGEST_PAUSE_S)
                 continue
             if self._exchange.generation != generation:

@@ -141,6 +141,11 @@ class Exchange:
             self._stopped = True
             self.changed.notify_all()
 
+    def pause(self, seconds: float) -> None:
+        """Wait that long, or until everybody stops."""
+        with self.changed:
+            self.changed.wait_for(lambda: self._stopped, seconds)
+
     @property
     def stopped(self) -> bool:
         """Whether ``stop`` was called."""

@@ -49,6 +49,8 @@ LIVE_MAX_AGE_MS = 300.0
 _SUPERVISE_S = 0.1
 _SHORTEST_NO_SIGNAL_S = 0.5
 _STOP_TIMEOUT_S = 3.0
+_ATTEMPTS = 3
+"""To open an engine anew, for a recording: it waits, and nobody else would tell of the failure."""
 
 
 @dataclass(frozen=True)
@@ -248,7 +250,7 @@ class LiveSession(Closing):
         self._capture.start()
         if not self._is_live:
             # Nothing is shown before its turn, and a file that cannot be read is told first.
-            self._capture.wait_open()
+            self._wait_for_source()
         self._display.start()
         computation = self._open_engine()
         self._engine = EngineRunner(
@@ -260,13 +262,22 @@ class LiveSession(Closing):
             figures=self._figures,
             events=self._events,
             give_up_s=self.options.give_up_ms / 1e3,
+            attempts=None if self._is_live else _ATTEMPTS,
             clock=self._clock,
         )
-        self._capture.wait_open()
+        if not self._wait_for_source():
+            return
         if self._source.size is not None:
             self._regions.check(self._source.size)
         self._engine.start()
         self._capture.engine_is_ready()
+
+    def _wait_for_source(self) -> bool:
+        """Until it is open, or somebody stops the session; whether it is."""
+        while not self._stop.is_set():
+            if self._capture.wait_open(_SUPERVISE_S):
+                return True
+        return False
 
     def supervise(self) -> bool:
         """Wait a moment and look after the parts; False once the session is over.
@@ -292,7 +303,8 @@ class LiveSession(Closing):
         """Stop what still runs, complete the sinks, and say what happened.
 
         Raises:
-            EdgesegError: the display failed for good.
+            Exception: the display failed for good, a recording's engine could not be opened anew,
+                or a source has a defect.
         """
         stopped = self._stop.is_set() or self._display.alive
         self._exchange.stop()
@@ -313,6 +325,10 @@ class LiveSession(Closing):
         ended_by = self._capture.ended_by
         if self._display.failure is not None:
             raise self._display.failure
+        if self._engine is not None and self._engine.fatal is not None:
+            raise self._engine.fatal
+        if ended_by is not None and not isinstance(ended_by, EdgesegError):
+            raise ended_by
         status = self.status()
         if not self._finished:
             self._finished = True

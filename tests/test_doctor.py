@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from edgeseg import _linux
-from edgeseg.workflows import _doctor_jetson, _doctor_nvidia, _probe
+from edgeseg.workflows import _doctor_jetson, _doctor_live, _doctor_nvidia, _probe
 from edgeseg.workflows import doctor as doctor_module
 from edgeseg.workflows._probe import ProbeError, probe
 from edgeseg.workflows.doctor import Finding, doctor
@@ -250,3 +250,39 @@ def test_the_verb_shows_the_commands_whole(monkeypatch, capsys):
     monkeypatch.setattr(doctor_module, "doctor", lambda: [Finding("x", "missing", "y", mend)])
     assert main(["doctor"]) == 0
     assert mend in capsys.readouterr().out
+
+
+def live_findings(monkeypatch, programs: set[str], packages: dict[str, str]) -> dict[str, Finding]:
+    monkeypatch.setattr(
+        _doctor_live.shutil, "which", lambda name: f"/bin/{name}" if name in programs else None
+    )
+    monkeypatch.setattr(_doctor_live, "output_of", lambda *command: "one\ntwo 1.22\n")
+    monkeypatch.setattr(_doctor_live, "find_program", lambda name: f"/bin/{name}")
+    monkeypatch.setattr(_doctor_live, "package_version", packages.get)
+    return by_name([check() for _, check in _doctor_live.checks()])
+
+
+def test_what_live_runs_lack_comes_with_its_command(monkeypatch):
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    found = live_findings(monkeypatch, {"ffmpeg"}, {"starlette": "1"})
+    assert found["ffmpeg"].status == "missing" and "ffplay" in found["ffmpeg"].detail
+    assert found["ffmpeg"].mend == "sudo apt-get install ffmpeg"
+    assert "gstreamer1.0-plugins-bad" in found["GStreamer"].mend
+    assert found["live page"].mend == "pip install 'edgeseg[web]'"
+    assert "uvicorn" in found["live page"].detail and "starlette" not in found["live page"].detail
+    assert "--serve" in found["screen"].detail
+
+
+def test_what_live_runs_need_is_found(monkeypatch):
+    monkeypatch.setenv("DISPLAY", ":5")
+    monkeypatch.setattr(_doctor_live, "has_element", lambda inspector, element: element == "gdppay")
+    programs = {"ffmpeg", "ffplay", "gst-launch-1.0", "gst-inspect-1.0"}
+    packages = dict.fromkeys(("starlette", "uvicorn", "websockets", "h11"), "1.0")
+    found = live_findings(monkeypatch, programs, packages)
+    assert {finding.status for finding in found.values()} == {"ok"}
+    assert found["screen"].detail == "DISPLAY=:5"
+    monkeypatch.setattr(_doctor_live, "has_element", lambda inspector, element: False)
+    found = live_findings(monkeypatch, programs, packages)
+    assert found["GStreamer"].status == "missing"
+    assert found["GStreamer"].mend.endswith("gstreamer1.0-plugins-bad")

@@ -11,7 +11,7 @@ from typing import Any
 
 from edgeseg import __version__, _linux
 from edgeseg._machine import cpu_name
-from edgeseg.workflows import _doctor_nvidia
+from edgeseg.workflows import _doctor_live, _doctor_nvidia
 from edgeseg.workflows._findings import Finding, absent, output_of, package_version
 from edgeseg.workflows._probe import ProbeError, probe
 
@@ -54,6 +54,7 @@ def doctor() -> list[Finding]:
         ("export", _export),
         ("ModelOpt", _modelopt),
         ("volumes", _volumes),
+        *_doctor_live.checks(),
         *_doctor_nvidia.checks(),
         ("C++ compiler", _compiler),
     ]

@@ -21,12 +21,13 @@ def check(figures: dict) -> None:
 
 
 def test_a_source_above_capacity_costs_frames_and_no_time():
-    figures = live.overload(frames=400, rate=100.0, sleep_ms=25.0, size="160x96")
+    figures = live.overload(frames=4000, rate=400.0, sleep_ms=25.0, size="160x96")
     check(figures)
-    assert figures["captured"] == 400
-    assert figures["dropped"]["engine busy"] > 200
+    assert figures["captured"] == 4000
+    assert figures["dropped"]["engine busy"] > 3000
     assert figures["age_p50_last_quarter_ms"] < 2.0 * figures["age_p50_first_quarter_ms"] + 10.0
     assert 25.0 <= figures["age_p50_ms"] < 100.0
+    assert figures["rss_last_mib"] < figures["rss_first_mib"] + 20.0
 
 
 def test_the_engine_is_the_bottleneck_where_it_is_the_slowest():

@@ -201,13 +201,14 @@ def soak(frames: int = 200_000, seed: int = 0, rate: float = 1000.0) -> Figures:
 def clip(
     bundle: Path, video: str, *, threads: int | None, seconds: float | None, viewers: int
 ) -> Figures:
-    """A real video at its own rate through everything; ``viewers`` look at the page."""
+    """A real video at its own rate through everything, again and again for ``seconds`` if they are
+    given; ``viewers`` look at the page."""
     from edgeseg.live.sources import SourceOptions, open_live_source
     from edgeseg.model import open as open_model
 
     sink = Counter()
     with open_model(bundle, threads=threads) as model, _serving(viewers) as serving:
-        source = open_live_source(video, SourceOptions(pace="source"))
+        source = open_live_source(video, SourceOptions(pace="source", loop=seconds is not None))
         report = serving(model, source, sink, seconds)
         variant = model.variant.name
     gaps_ms = 1e3 * np.diff(sink.shown_s)

@@ -393,9 +393,15 @@ def test_a_source_that_falls_silent_is_named_and_opened_anew():
     assert silent[-1].picture.mean() < 0.8 * silent[-1].frame.image.mean()
 
 
+def test_nothing_blank_is_shown_while_a_first_frame_may_come():
+    sink = Collector()
+    end_well(session_of(steady(50.0, 30), Thinking(0.002), [sink]), sink, 300.0)
+    assert sink.shown[0].frame.index == 0
+
+
 def test_a_source_may_be_waited_for_at_the_start():
     source = steady(50.0, 10)
-    source.refusals = [SourceLostError("not yet")] * 2
+    source.refusals = [SourceLostError("not yet")] * 3
     sink = Collector()
     options = LiveOptions(wait_for_source=True)
     report = end_well(session_of(source, Thinking(), [sink], options), sink, 300.0)

@@ -34,6 +34,8 @@ Mask = npt.NDArray[np.uint8]
 
 _SIGN_EVERY_S = 0.5
 """A sign without new frames is drawn anew this often: it says how long it has been so."""
+_BLANK_AFTER_S = 1.0
+"""Without any frame. Before that one may come, and windows need not begin in another size."""
 _MOST_FAILURES = 25
 """Pictures in a row that could not be made. Something is wrong with this program."""
 _DIMMED: frozenset[Reason] = frozenset({"no signal", "frozen picture"})
@@ -125,7 +127,8 @@ class Display:
         self._thread = threading.Thread(target=self._run, name="edgeseg display", daemon=True)
         self._number = 0
         self._failures = 0
-        self._screen = _OnScreen(since_s=clock())
+        self._began_s = clock()
+        self._screen = _OnScreen(since_s=self._began_s)
         self._mask_frame: LiveFrame | None = None
         """That the newest mask was computed on."""
         self._answered_index = -1
@@ -145,6 +148,7 @@ class Display:
 
     def start(self) -> None:
         """Start the thread."""
+        self._began_s = self._clock()
         self._thread.start()
 
     def join(self, timeout_s: float | None) -> bool:
@@ -326,7 +330,11 @@ class Display:
         index = -1 if frame is None else frame.index
         screen = self._screen
         is_known = screen.state == "none" and screen.reason == reason and screen.index == index
-        if is_known and self._clock() - screen.drawn_s < _SIGN_EVERY_S:
+        now = self._clock()
+        if is_known and now - screen.drawn_s < _SIGN_EVERY_S:
+            return
+        if frame is None and now - self._began_s < _BLANK_AFTER_S:
+            screen.drawn_s = now
             return
         self._draw_sign(frame, reason, detail)
 

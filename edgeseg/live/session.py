@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -47,7 +48,7 @@ _log = logging.getLogger(__name__)
 LIVE_MAX_AGE_MS = 300.0
 """Of a mask on a live picture, where the caller names no other."""
 _SUPERVISE_S = 0.1
-_SHORTEST_NO_SIGNAL_S = 0.5
+_NO_SIGNAL_S = 0.5
 _STOP_TIMEOUT_S = 3.0
 _ATTEMPTS = 3
 """To open an engine anew, for a recording: it waits, and nobody else would tell of the failure."""
@@ -190,7 +191,12 @@ class LiveSession(Closing):
             self._capture,
             painter,
             self._show,
-            limits=DisplayLimits(self._max_age_s, interrupts, _SHORTEST_NO_SIGNAL_S),
+            limits=DisplayLimits(
+                self._max_age_s,
+                interrupts,
+                # A source that waits is silent because nobody takes its frames.
+                math.inf if self._policy == "wait" else _NO_SIGNAL_S,
+            ),
             ledger=self._ledger,
             figures=self._figures,
             events=events,

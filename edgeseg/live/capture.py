@@ -216,7 +216,8 @@ class Capture:
     def _reconnect(self, why: str) -> None:
         """Close, then open until it works or the session stops."""
         self.connected = False
-        self.lost_because = why
+        # Whoever reads it sees the name of the source beside it.
+        self.lost_because = why = why.removeprefix(f"{self._source.name}: ")
         self._segment += 1
         self._figures.fault("source")
         self._events("source_lost", error=why)
@@ -230,7 +231,7 @@ class Capture:
             except Exception as error:
                 # Also what would end a first attempt: a server that is starting knows no path yet,
                 # a camera that is plugged in has no permissions yet.
-                why = describe_error(error)
+                why = describe_error(error).removeprefix(f"{self._source.name}: ")
                 if why != self.lost_because:
                     self.lost_because = why
                     self._events("source_lost", error=why)

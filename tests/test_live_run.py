@@ -164,6 +164,8 @@ def test_a_live_run_writes_all_outputs_and_a_log(bundle, clip, tmp_path, capsys)
     assert [line.frame for line in lines] == list(range(40))
     events = list(read_events(log))
     assert events[0].kind == "start"
+    assert events[0].data["policy"] == "wait" and events[0].data["max_age_ms"] is None
+    assert events[0].data["opacity"] == 0.4 and 0.0 < events[0].data["threshold"] < 1.0
     assert events[-1].kind == "end"
     model = next(event for event in events if event.kind == "model")
     from edgeseg.bundle import read_bundle

@@ -412,6 +412,11 @@ class LiveSession(Closing):
         return self._recorder.stop()
 
     @property
+    def policy(self) -> Policy:
+        """What happens to frames for which the engine has no time."""
+        return self._policy
+
+    @property
     def max_age_ms(self) -> float | None:
         """Of the frame that a shown mask was computed on; None without a limit."""
         return None if self._max_age_s is None else 1e3 * self._max_age_s

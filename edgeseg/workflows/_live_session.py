@@ -27,7 +27,7 @@ from edgeseg.workflows._live_model import EngineChoice, model_card
 if TYPE_CHECKING:
     from edgeseg.web import LivePage
 
-__all__ = ["Look", "OpenSession", "PageChoice", "open_session", "start_fields"]
+__all__ = ["Look", "OpenSession", "PageChoice", "open_session"]
 
 _log = logging.getLogger(__name__)
 
@@ -209,17 +209,3 @@ def _regions(text: str | None, events: Events) -> Regions:
         return BundleRegion()
     region = parse_region(text)
     return FixedRegion(region) if isinstance(region, RoiSpec) else FollowedRegion(events)
-
-
-def start_fields(
-    source: LiveSource, sinks: Sequence[LiveSink], options: LiveOptions
-) -> dict[str, Any]:
-    """What the ``start`` event says, without what the model adds."""
-    return {
-        "source": source.name,
-        "is_live": source.is_live,
-        "sinks": [sink.name for sink in sinks],
-        "policy": options.policy,
-        "max_age_ms": options.max_age_ms,
-        "latest_frame": options.latest_frame,
-    }

@@ -23,7 +23,7 @@ from edgeseg.live.uri import parse_sink, parse_source
 from edgeseg.settings import Settings
 from edgeseg.spec import Precision
 from edgeseg.workflows._live_model import EngineChoice
-from edgeseg.workflows._live_session import Look, PageChoice, open_session, start_fields
+from edgeseg.workflows._live_session import Look, PageChoice, open_session
 
 __all__ = ["LiveRunReport", "run_live"]
 
@@ -154,7 +154,6 @@ def run_live(
         for sink in outputs:
             stack.callback(sink.close)
             say(f"output: {sink.name}" + (f", {sink.how}" if sink.how else ""))
-        events("start", **start_fields(frames, outputs, options))
         ready = stack.enter_context(
             open_session(
                 choice,
@@ -167,6 +166,27 @@ def run_live(
                 events=events,
                 budget_ms=budget_ms,
             )
+        )
+        events(
+            "start",
+            source=frames.name,
+            is_live=frames.is_live,
+            sinks=[sink.name for sink in outputs],
+            page=ready.page_url,
+            bundle=choice.bundle.name,
+            policy=ready.session.policy,
+            slots=options.slots,
+            max_age_ms=ready.session.max_age_ms,
+            latest_frame=options.latest_frame,
+            opacity=ready.session.controls.opacity,
+            threshold=ready.session.controls.threshold,
+            region=(look or Look()).roi,
+            budget_ms=budget_ms,
+            settings={
+                name: value
+                for name, value in dataclasses.asdict(choice.settings).items()
+                if value is not None
+            },
         )
         if ready.page_url is not None:
             say(f"page: {ready.page_url}")

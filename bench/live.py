@@ -165,18 +165,14 @@ def soak(frames: int = 200_000, seed: int = 0, rate: float = 1000.0) -> Figures:
     memory: list[tuple[float, float]] = []
     threads: list[int] = []
 
-    def each(shown: Shown) -> None:
-        if shown.number % 500 == 0:
-            memory.append((shown.shown_s, rss_mib()))
-            threads.append(threading.active_count())
-
-    sink = Counter(each)
     feed = Feed(noise(16, 96, 128), frames, rate, faults=chance)
     options = LiveOptions(max_age_ms=100.0, give_up_ms=120.0)
     wrong = [0]
 
     def check(shown: Shown) -> None:
-        each(shown)
+        if shown.number % 500 == 0:
+            memory.append((shown.shown_s, rss_mib()))
+            threads.append(threading.active_count())
         too_old = shown.age_ms is not None and shown.age_ms > 100.0
         mixed = shown.state == "current" and shown.mask_index != shown.frame.index
         wrong[0] += too_old or mixed
@@ -207,7 +203,7 @@ def clip(
     from edgeseg.model import open as open_model
 
     sink = Counter()
-    with open_model(bundle, threads=threads) as model, _serving(viewers) as serving:
+    with open_model(bundle, threads=threads) as model, _Serving(viewers) as serving:
         source = open_live_source(video, SourceOptions(pace="source", loop=seconds is not None))
         report = serving(model, source, sink, seconds)
         variant = model.variant.name
@@ -225,7 +221,7 @@ def clip(
     }
 
 
-class _serving:  # noqa: N801 (a context manager, used as a function)
+class _Serving:
     """Runs the session of ``clip``, with the page and its viewers if there are any."""
 
     def __init__(self, viewers: int) -> None:
@@ -233,7 +229,7 @@ class _serving:  # noqa: N801 (a context manager, used as a function)
         self._processes: list[subprocess.Popen[str]] = []
         self._counts: list[int] = [0] * viewers
 
-    def __enter__(self) -> _serving:
+    def __enter__(self) -> _Serving:
         return self
 
     def __exit__(self, *_: object) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import random
 import time
@@ -132,6 +133,8 @@ class SleepingEngine(Computation):
         self._masks: dict[tuple[int, int], npt.NDArray[np.uint8]] = {}
         self.calls = 0
         self.inside_s = 0.0
+        self._first_s = math.inf
+        self._last_s = -math.inf
 
     def compute(self, job: Job) -> Any:
         """Sleep."""
@@ -146,8 +149,16 @@ class SleepingEngine(Computation):
                 sleep_s += 0.15
         if sleep_s > 0.0:
             time.sleep(sleep_s)
-        self.inside_s += time.perf_counter() - start
+        end = time.perf_counter()
+        self.inside_s += end - start
+        self._first_s = min(self._first_s, start)
+        self._last_s = end
         return None
+
+    @property
+    def busy(self) -> float:
+        """Share of the time from the first call's start to the last call's end, 0 to 1."""
+        return self.inside_s / (self._last_s - self._first_s) if self.calls else 0.0
 
     def read(self, job: Job, computed: Any) -> npt.NDArray[np.uint8]:
         """A rectangle."""

@@ -657,6 +657,8 @@ def test_options_that_mean_nothing_are_refused():
         {"slots": 3},
         {"max_age_ms": 0.0},
         {"max_age_ms": float("nan")},
+        {"max_age_ms": float("inf")},
+        {"give_up_ms": 1e18},
         {"give_up_ms": -1.0},
     ):
         with pytest.raises(UsageError):

@@ -50,6 +50,7 @@ LIVE_MAX_AGE_MS = 300.0
 _SUPERVISE_S = 0.1
 _NO_SIGNAL_S = 0.5
 _STOP_TIMEOUT_S = 3.0
+_LONGEST_OPTION = 1e9
 _ATTEMPTS = 3
 """To open an engine anew, for a recording: it waits, and nobody else would tell of the failure."""
 
@@ -84,8 +85,11 @@ class LiveOptions:
             raise UsageError(f"the buffer holds 1 or 2 frames, got {self.slots}")
         for name in ("max_age_ms", "lost_after_ms", "give_up_ms", "statistics_every_s"):
             value = getattr(self, name)
-            if value is not None and not value > 0.0:
-                raise UsageError(f"{name} must be positive, got {value}")
+            # Longer waits than the system's clock can count are not meant either.
+            if value is not None and not 0.0 < value <= _LONGEST_OPTION:
+                raise UsageError(
+                    f"{name} must be positive and at most {_LONGEST_OPTION:.0e}, got {value}"
+                )
 
 
 @dataclass(frozen=True)

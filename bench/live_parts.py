@@ -67,7 +67,6 @@ class Feed(LiveSource):
         self.is_live = rate is not None
         self.size = (pictures[0].shape[1], pictures[0].shape[0])
         self.skipped = 0
-        self.delivered = 0
 
     def open(self) -> None:
         """Begin, or go on."""
@@ -96,7 +95,6 @@ class Feed(LiveSource):
         if self._faults is not None:
             captured_s = self._with_fault(captured_s)
         self._next += 1
-        self.delivered += 1
         self._last_s = captured_s
         return Captured(picture, captured_s)
 

@@ -654,6 +654,7 @@ def test_changes_of_the_controls_are_told_once():
 def test_options_that_mean_nothing_are_refused():
     for wrong in (
         {"slots": 0},
+        {"policy": "drop"},
         {"slots": 3},
         {"max_age_ms": 0.0},
         {"max_age_ms": float("nan")},

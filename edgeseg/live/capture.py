@@ -9,8 +9,8 @@ from collections.abc import Callable
 
 from edgeseg.errors import EdgesegError, EndOfStreamError, SourceLostError
 from edgeseg.live.base import Captured, LiveFrame, LiveSource
-from edgeseg.live.engine import describe_error
 from edgeseg.live.exchange import Exchange, Seen
+from edgeseg.live.faults import describe_error
 from edgeseg.live.figures import Figures
 from edgeseg.live.health import PictureHealth, PictureVerdict
 from edgeseg.live.ledger import Ledger

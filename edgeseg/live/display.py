@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 
 from edgeseg.live.base import LiveFrame, Picture, Reason, Shown, State
-from edgeseg.live.engine import describe_error
 from edgeseg.live.exchange import Computed, Exchange, News, Seen
+from edgeseg.live.faults import describe_error
 from edgeseg.live.figures import Figures
 from edgeseg.live.flow import MaskMover
 from edgeseg.live.ledger import Ledger

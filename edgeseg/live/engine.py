@@ -8,15 +8,16 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from edgeseg.errors import EdgesegError, InputError, StalledError
+from edgeseg.errors import InputError, StalledError
 from edgeseg.live.base import LiveFrame
 from edgeseg.live.computation import Computation, Job
 from edgeseg.live.exchange import Computed, Exchange, Seen
+from edgeseg.live.faults import describe_error
 from edgeseg.live.figures import Figures
 from edgeseg.live.status import Events
 from edgeseg.spec import RoiSpec
 
-__all__ = ["EngineRunner", "describe_error"]
+__all__ = ["EngineRunner"]
 
 _log = logging.getLogger(__name__)
 
@@ -205,12 +206,6 @@ class EngineRunner:
             self._computation = computation
             return computation
         return None
-
-
-def describe_error(error: BaseException) -> str:
-    """One line: the message of our own errors, with the type of all others."""
-    text = " ".join(str(error).split())
-    return text if isinstance(error, EdgesegError) else f"{type(error).__name__}: {text}"
 
 
 def _nothing() -> None:

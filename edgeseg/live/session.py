@@ -23,7 +23,7 @@ from typing import Any
 
 from edgeseg._closing import Closing
 from edgeseg.errors import EdgesegError, UsageError
-from edgeseg.live.base import LiveFrame, LiveSink, LiveSource, Policy, Shown
+from edgeseg.live.base import POLICIES, LiveFrame, LiveSink, LiveSource, Policy, Shown
 from edgeseg.live.capture import Capture
 from edgeseg.live.computation import Computation
 from edgeseg.live.controls import Controls
@@ -81,6 +81,8 @@ class LiveOptions:
     """Interval of the ``statistics`` events."""
 
     def __post_init__(self) -> None:
+        if self.policy is not None and self.policy not in POLICIES:
+            raise UsageError(f"the policy is one of {', '.join(POLICIES)}, got {self.policy!r}")
         if self.slots not in (1, 2):
             raise UsageError(f"the buffer holds 1 or 2 frames, got {self.slots}")
         for name in ("max_age_ms", "lost_after_ms", "give_up_ms", "statistics_every_s"):
@@ -424,11 +426,6 @@ class LiveSession(Closing):
     def max_age_ms(self) -> float | None:
         """Of the frame that a shown mask was computed on; None without a limit."""
         return None if self._max_age_s is None else 1e3 * self._max_age_s
-
-    @property
-    def last(self) -> Shown | None:
-        """The picture that was shown last."""
-        return self._last
 
     # Callbacks
 

@@ -240,11 +240,6 @@ class SessionLog:
 
     # What was found
 
-    @property
-    def incomplete_s(self) -> float:
-        """How long it is not known what was shown."""
-        return self.state_s.get(UNKNOWN, 0.0)
-
     def share(self, state: str) -> float:
         """Part of the time that the log covers in a state, 0 to 1; 0 of nothing."""
         covered_s = self.lasted_s - self.begins_s

@@ -6,6 +6,7 @@ import contextlib
 import logging
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,7 +100,7 @@ def open_session(
     look = look or Look()
     opened = _Engines(engine, budget_ms, events)
     # What colours and threshold may be is known from the manifest, before anything is loaded.
-    manifest = opened.manifest()
+    manifest = opened.manifest
     foreground = max(1, len(manifest.classes) - 1)
     colours = parse_colours(look.color, foreground)
     threshold = opened.threshold(look.threshold)
@@ -151,7 +152,9 @@ class _Engines:
         self._events = events
         self._card: Mapping[str, Any] = {}
 
+    @cached_property
     def manifest(self) -> Manifest:
+        """What the bundle says; read once."""
         if isinstance(self._engine, Model):
             return self._engine.manifest
         return read_manifest(self._engine.bundle)
@@ -162,7 +165,7 @@ class _Engines:
         Raises:
             UsageError: one was chosen for a model that has none, or it is out of range.
         """
-        readout = self.manifest().readout
+        readout = self.manifest.readout
         if readout.activation != "sigmoid":
             if chosen is not None:
                 raise UsageError("--threshold has no meaning for several classes, which compete")

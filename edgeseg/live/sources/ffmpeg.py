@@ -79,14 +79,7 @@ class FfmpegSource(PipedSource):
             raise UsageError(f"{name}: there is no input: write for example 'ffmpeg:-i clip.mp4'")
         finite = _why_finite(self._words)
         paced = next((word for word in self._words if word in _PACED), None)
-        self.is_finite = finite is not None
-        self.is_live = finite is None or paced is not None
-        _log.info(
-            "%s: %s, %s",
-            name,
-            f"its end is an end ({finite})" if finite else "its end is a loss (it reads no file)",
-            "frames come at their own time" if self.is_live else "frames come as they are taken",
-        )
+        self._note_end(finite, timed=paced is not None)
 
     def _start(self) -> Producer:
         ffmpeg = find_program("ffmpeg")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import re
 import shlex
 from fractions import Fraction
@@ -19,7 +18,6 @@ if TYPE_CHECKING:
 
 __all__ = ["GstreamerSource", "csi_pipeline"]
 
-_log = logging.getLogger(__name__)
 
 _LAUNCHER = "gst-launch-1.0"
 
@@ -80,14 +78,7 @@ class GstreamerSource(PipedSource):
             raise UsageError(f"{name}: a pipeline ends with an element and not with '!'")
         finite = next((word for word in self._words if _is_finite(word)), None)
         clocked = next((word for word in self._words if word in _CLOCKED), None)
-        self.is_finite = finite is not None
-        self.is_live = finite is None or clocked is not None
-        _log.info(
-            "%s: %s, %s",
-            name,
-            f"its end is an end ({finite})" if finite else "its end is a loss (it reads no file)",
-            "frames come at their own time" if self.is_live else "frames come as they are taken",
-        )
+        self._note_end(finite, timed=clocked is not None)
 
     def _start(self) -> Producer:
         launcher = find_program(_LAUNCHER)

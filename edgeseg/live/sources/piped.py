@@ -50,6 +50,22 @@ class PipedSource(LiveSource):
         self._child: Producer | None = None
         self._proven = False
 
+    def _note_end(self, finite: str | None, *, timed: bool) -> None:
+        """Decide, and say, what the program's end means and whether its frames wait.
+
+        Args:
+            finite: the word by which it reads a file; None if it reads none.
+            timed: it plays what it reads by the clock.
+        """
+        self.is_finite = finite is not None
+        self.is_live = finite is None or timed
+        _log.info(
+            "%s: %s, %s",
+            self.name,
+            f"its end is an end ({finite})" if finite else "its end is a loss (it reads no file)",
+            "frames come at their own time" if self.is_live else "frames come as they are taken",
+        )
+
     @abc.abstractmethod
     def _start(self) -> Producer:
         """Start the program.
